@@ -1,0 +1,171 @@
+"""A durable JetStream consumer that loses nothing: acknowledges after the work is done, and only then.
+
+FastStream's subscribers delete a message whose handler raised once, use up all deliveries within
+milliseconds on a plain nak, and stay silent for ever when the consumer is deleted on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from prometheus_client import Counter
+
+from synaxis_common.bus import Bus
+from synaxis_common.logging import get_logger
+
+log = get_logger(__name__)
+
+HANDLED = Counter(
+    "synaxis_consumer_messages_total",
+    "Messages of a durable consumer, by what came of them",
+    ["consumer", "outcome"],
+)
+
+FETCH_TIMEOUT_S = 1.0
+"""After a restart of the server a fetch waits out its time before it asks again: keep it short."""
+MAX_RETRY_DELAY_S = 30.0
+
+
+class Poison(Exception):
+    """The message can never be handled: set it aside."""
+
+
+class TryLater(Exception):
+    """The message is fine, something it needs is away: deliver it again, however often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery of one message."""
+
+    subject: str
+    data: bytes
+    stream_sequence: int
+    num_delivered: int
+
+
+Handler = Callable[[Delivery], Awaitable[None]]
+DeadLetter = Callable[[Delivery, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """A durable consumer. Replicas that give the same spec share its messages."""
+
+    stream: str
+    durable: str
+    max_ack_pending: int
+    """In flight over all replicas; 1 keeps the order of the stream."""
+    batch: int = 1
+    ack_wait_s: float = 15.0
+    max_attempts: int = 5
+    """Unexpected failures of one message before it is set aside; TryLater does not count."""
+
+
+class DurableConsumer:
+    """Pulls messages of a durable consumer and hands them to a handler, one after another.
+
+    The handler returns: acknowledged. It raises Poison: handed to `dead_letter`, then acknowledged.
+    It raises TryLater: delivered again after a growing delay. Anything else: likewise, but at most
+    `max_attempts` times, then set aside as poison.
+    """
+
+    def __init__(self, bus: Bus, spec: ConsumerSpec, handler: Handler, dead_letter: DeadLetter) -> None:
+        self._bus, self._spec, self._handler, self._dead_letter = bus, spec, handler, dead_letter
+        self.problem_now: str | None = "not started"
+
+    def problem(self) -> str | None:
+        """Why this consumer keeps the service from being ready."""
+        return self.problem_now
+
+    async def run(self) -> None:
+        """Consume until cancelled; what is in hand at a cancellation goes back at once."""
+        while True:
+            try:
+                subscription = await self._subscribe()
+                self.problem_now = None
+                await self._consume(subscription)
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                self.problem_now = f"consumer {self._spec.durable}: {type(error).__name__}"
+                log.warning("consumer_lost", consumer=self._spec.durable, error=type(error).__name__)
+                await asyncio.sleep(0.5)
+
+    async def _subscribe(self) -> JetStreamContext.PullSubscription:
+        spec = self._spec
+        return await self._bus.jetstream.pull_subscribe(
+            subject="",
+            durable=spec.durable,
+            stream=spec.stream,
+            config=ConsumerConfig(
+                durable_name=spec.durable,
+                deliver_policy=DeliverPolicy.ALL,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=spec.ack_wait_s,
+                max_deliver=-1,
+                max_ack_pending=spec.max_ack_pending,
+            ),
+        )
+
+    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
+        quiet = 0
+        while True:
+            try:
+                messages = await subscription.fetch(self._spec.batch, timeout=FETCH_TIMEOUT_S)
+            except TimeoutError:
+                quiet += 1
+                if quiet % 5 == 0:  # a consumer that was deleted on the server is silent, not an error
+                    await subscription.consumer_info()
+                continue
+            quiet = 0
+            for position, message in enumerate(messages):
+                try:
+                    await self._handle(message)
+                except asyncio.CancelledError:
+                    for untouched in messages[position:]:
+                        await untouched.nak()
+                    raise
+
+    async def _handle(self, message: Msg) -> None:
+        spec = self._spec
+        delivery = Delivery(
+            subject=message.subject,
+            data=message.data,
+            stream_sequence=message.metadata.sequence.stream,
+            num_delivered=message.metadata.num_delivered or 1,
+        )
+        delay = min(0.5 * 2 ** (delivery.num_delivered - 1), MAX_RETRY_DELAY_S)
+        try:
+            await self._handler(delivery)
+        except TryLater as reason:
+            HANDLED.labels(spec.durable, "retried").inc()
+            log.warning("message_delayed", consumer=spec.durable, reason=str(reason), retry_in_s=delay)
+            await message.nak(delay=delay)
+        except Poison as reason:
+            await self._set_aside(message, delivery, str(reason))
+        except Exception as error:
+            log.exception("message_failed", consumer=spec.durable, delivery=delivery.num_delivered)
+            if delivery.num_delivered >= spec.max_attempts:
+                await self._set_aside(message, delivery, f"{type(error).__name__}: {error}")
+            else:
+                HANDLED.labels(spec.durable, "failed").inc()
+                await message.nak(delay=delay)
+        else:
+            HANDLED.labels(spec.durable, "handled").inc()
+            await message.ack()
+
+    async def _set_aside(self, message: Msg, delivery: Delivery, reason: str) -> None:
+        try:
+            await self._dead_letter(delivery, reason)
+        except TryLater:
+            await message.nak(delay=1.0)
+            return
+        HANDLED.labels(self._spec.durable, "dead_letter").inc()
+        log.error("message_set_aside", consumer=self._spec.durable, subject=delivery.subject, reason=reason)
+        await message.ack()

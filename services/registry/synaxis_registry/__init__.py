@@ -1,0 +1,1 @@
+"""The router: owns Postgres, answers routing requests, publishes availability events."""
