@@ -15,7 +15,7 @@ _SECRETS = re.compile(
     \b(?:sk|pk|rk|gsk|xai|hf|nvapi|AIza|r8|ghp|gho|glpat|csk|fw|pplx|tgp|eyJ)[-_]?[A-Za-z0-9_\-.]{12,}
     | \bBearer\s+\S+
     | (?<=://)[^\s/@:]+:[^\s/@]+(?=@)
-    | \b(?:api[-_]?key|token|secret|password|authorization)["']?\s*[=:]\s*["']?[^\s"',&}]+
+    | \b(?:api[-_]?key|token|secret|password|authorization)["']?\s*[=:]\s*["']?(?:Bearer\s+)?[^\s"',&}]+
     """
 )
 REDACTED = "[redacted]"

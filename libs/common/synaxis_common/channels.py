@@ -1,0 +1,237 @@
+"""Every channel of the bus with its messages, as data: what the AsyncAPI document is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from faststream.nats import NatsBroker
+from faststream.specification import AsyncAPI
+
+from synaxis_common import subjects
+from synaxis_common.contracts.admin import ADMIN_ROUTES, AdminReply, AdminRequest
+from synaxis_common.contracts.base import Message
+from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, CatalogProvider
+from synaxis_common.contracts.events import CloudEvent
+from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, LeaseReply
+from synaxis_common.contracts.observation import (
+    PollRequested,
+    ProviderObservation,
+    TargetsReply,
+    TargetsRequest,
+)
+from synaxis_common.contracts.routing import (
+    LeaseReturn,
+    ModelsPage,
+    ModelsRequest,
+    RouteReply,
+    RouteRequest,
+)
+from synaxis_common.contracts.usage import CallReport
+
+VERSION = "1.0.0"
+"""Of the contracts. Its first number changes only with the `v1` in the subjects."""
+
+
+REPLY = ".reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A subject (`*` stands for one token, `>` for the rest) and what travels on it."""
+
+    subject: str
+    kind: Literal["request/reply", "core", "jetstream"]
+    sender: str
+    receiver: str
+    message: type[Message]
+    about: str
+    reply: type[Message] | None = None
+
+
+CHANNELS: tuple[Channel, ...] = (
+    Channel(
+        subjects.ROUTE,
+        "request/reply",
+        "gateway",
+        "registry",
+        RouteRequest,
+        "Who can serve this request, in which order?",
+        RouteReply,
+    ),
+    Channel(
+        subjects.MODELS,
+        "request/reply",
+        "gateway",
+        "registry",
+        ModelsRequest,
+        "A page of the models that the holder of a key may use.",
+        ModelsPage,
+    ),
+    Channel(
+        subjects.LEASE_RETURN,
+        "core",
+        "gateway",
+        "registry",
+        LeaseReturn,
+        "Permits and reserved money that were not used.",
+    ),
+    Channel(
+        subjects.USAGE,
+        "jetstream",
+        "gateway",
+        "registry",
+        CallReport,
+        "What a request came to. Deduplicated by request id.",
+    ),
+    Channel(
+        f"{subjects.CATALOG}.provider.*.*",
+        "jetstream",
+        "sync",
+        "registry",
+        CatalogProvider,
+        "What models.dev lists for a provider, in parts where it is large.",
+    ),
+    Channel(
+        subjects.CATALOG_MODELS,
+        "jetstream",
+        "sync",
+        "registry",
+        CatalogMetadata,
+        "What models.dev says of models, whoever serves them.",
+    ),
+    Channel(
+        subjects.CATALOG_COMPLETE,
+        "jetstream",
+        "sync",
+        "registry",
+        CatalogComplete,
+        "Closes a sync: what it does not list has vanished.",
+    ),
+    Channel(
+        f"{subjects.OBSERVATION}.*",
+        "jetstream",
+        "discovery",
+        "registry",
+        ProviderObservation,
+        "What a provider answered to one poll of its model list.",
+    ),
+    Channel(
+        subjects.DISCOVERY_TARGETS,
+        "request/reply",
+        "discovery",
+        "registry",
+        TargetsRequest,
+        "Whom to poll; and which key variables are set, by name only.",
+        TargetsReply,
+    ),
+    Channel(
+        subjects.DISCOVERY_POLL,
+        "core",
+        "registry",
+        "discovery",
+        PollRequested,
+        "Poll this provider now.",
+    ),
+    Channel(
+        subjects.JOB_CLAIM,
+        "request/reply",
+        "sync, discovery",
+        "registry",
+        JobClaim,
+        "May I run this slot of a job? Exactly one worker is told yes.",
+        ClaimReply,
+    ),
+    Channel(
+        subjects.JOB_HEARTBEAT,
+        "request/reply",
+        "sync, discovery",
+        "registry",
+        JobHeartbeat,
+        "Keeps the lease of a run.",
+        LeaseReply,
+    ),
+    Channel(
+        subjects.JOB_FINISH,
+        "request/reply",
+        "sync, discovery",
+        "registry",
+        JobFinish,
+        "Ends a run, with its counts or its error.",
+        LeaseReply,
+    ),
+    Channel(
+        f"{subjects.EVENTS}.>",
+        "jetstream",
+        "registry",
+        "everyone",
+        CloudEvent,
+        "Availability events, CloudEvents 1.0: `model.<event>.<provider>.<global model id>`, "
+        "`provider.<event>.<provider>`, `tenant.budget.<event>.<tenant>`, each part as one token.",
+    ),
+    *(
+        Channel(
+            subjects.admin(route.verb),
+            "request/reply",
+            "gateway",
+            "registry",
+            AdminRequest,
+            f"{route.summary}. Needs the header `Synaxis-Admin-Proof`.",
+            AdminReply,
+        )
+        for route in ADMIN_ROUTES
+    ),
+)
+
+
+def asyncapi_document() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of the whole bus, made by FastStream from `CHANNELS`."""
+    broker = NatsBroker()
+    for channel in CHANNELS:
+        about = f"{channel.about} ({channel.kind}; {channel.sender} to {channel.receiver})"
+        if channel.reply is None:
+            broker.publisher(
+                channel.subject, schema=channel.message, description=about, title=channel.subject
+            )
+            continue
+
+        async def answer(body: Message) -> Message:
+            return body
+
+        answer.__annotations__ = {"body": channel.message, "return": channel.reply}
+        broker.subscriber(channel.subject, description=about, title=channel.subject)(
+            broker.publisher(
+                f"{channel.subject}{REPLY}", title=f"{channel.subject}{REPLY}", schema=channel.reply
+            )(answer)
+        )
+    document = AsyncAPI(
+        broker,
+        title="Synaxis",
+        version=VERSION,
+        description="The messages between the services of Synaxis, and the events for everyone else.",
+    ).to_specification()
+    return _with_replies(cast("dict[str, Any]", document.to_jsonable()))
+
+
+def _with_replies(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn what FastStream shows as a channel of its own into the reply of its request.
+
+    A reply goes to the address that the request names, so its channel has none.
+    """
+    operations, channels = document["operations"], document["channels"]
+    for name in [name for name in operations if operations[name]["channel"]["$ref"].endswith(REPLY)]:
+        answering = operations.pop(name)
+        channel_name = answering["channel"]["$ref"].rsplit("/", 1)[-1]
+        channels[channel_name] |= {"address": None}
+        channels[channel_name].pop("bindings", None)
+        asking = next(
+            operation
+            for operation in operations.values()
+            if operation["channel"]["$ref"] == answering["channel"]["$ref"].removesuffix(REPLY)
+        )
+        asking["reply"] = {
+            "address": {"location": "$message.header#/reply_to"},
+            "channel": answering["channel"],
+            "messages": answering["messages"],
+        }
+    return document

@@ -1,0 +1,125 @@
+"""The only way out to providers: no private addresses, no redirects, no proxies from the environment.
+
+A base URL comes from models.dev or from an operator; either could point at a metadata service or at a
+neighbour in the cluster. The address is checked when the name has been resolved, and the connection goes
+to that very address, so that a second answer of the name server cannot change it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+DNS_CACHE_S = 60
+CONNECT_TIMEOUT_S = 3.0
+KEEPALIVE_S = 75.0
+
+
+class ForbiddenAddress(Exception):
+    """The URL or the address behind its name is one we do not send to."""
+
+
+def _is_link_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_link_local or (mapped is not None and mapped.is_link_local)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_global and not address.is_multicast
+
+
+def check_address(text: str, *, allow_private: bool) -> None:
+    """Raise ForbiddenAddress unless connecting to the IP address `text` is allowed.
+
+    Link-local addresses, where clouds keep their metadata services, never are; other addresses that are
+    not public are only with `allow_private`.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if _is_link_local(address) or address.is_unspecified or address.is_multicast:
+        raise ForbiddenAddress(f"{text} is a link-local, unspecified or multicast address")
+    if not allow_private and not _is_public(address):
+        raise ForbiddenAddress(f"{text} is not a public address")
+
+
+def check_url(url: str, *, allow_private: bool) -> None:
+    """Raise ForbiddenAddress unless `url` is one that we would send a key to.
+
+    Plain HTTP is for private addresses only, which have to be allowed. Names are checked when they are
+    resolved (`client_session`), literal addresses here.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ForbiddenAddress(f"not a URL: {error}") from error
+    if "${" in url or "{" in url:
+        raise ForbiddenAddress("the URL is a template with parts to fill in")
+    if not host or parts.username is not None or parts.password is not None:
+        raise ForbiddenAddress("the URL needs a host and must not hold a user name or password")
+    if parts.query or parts.fragment:
+        raise ForbiddenAddress("the URL must not have a query or fragment")
+    if parts.scheme not in ({"https", "http"} if allow_private else {"https"}):
+        raise ForbiddenAddress("the URL must begin with https://")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not allow_private and (
+            host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+        ):
+            raise ForbiddenAddress(f"{host} is not a public name") from None
+    else:
+        check_address(host, allow_private=allow_private)
+
+
+class _CheckedResolver(AbstractResolver):
+    """Resolves names and leaves out the addresses that we do not send to."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._inner = ThreadedResolver()
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        allowed: list[ResolveResult] = []
+        refusal: ForbiddenAddress | None = None
+        for found in await self._inner.resolve(host, port, family):
+            try:
+                check_address(found["host"], allow_private=self._allow_private)
+            except ForbiddenAddress as error:
+                refusal = error
+            else:
+                allowed.append(found)
+        if not allowed:
+            raise OSError(f"{host} has no address we may send to") from refusal
+        return allowed
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def client_session(*, allow_private: bool, connections: int = 0) -> aiohttp.ClientSession:
+    """An HTTP client for providers. `connections`: most at a time, 0 for no bound.
+
+    Callers check literal addresses with `check_url` and pass `allow_redirects=False` on every request: a
+    redirect could take a key elsewhere.
+    """
+    connector = aiohttp.TCPConnector(
+        resolver=_CheckedResolver(allow_private=allow_private),
+        limit=connections,
+        ttl_dns_cache=DNS_CACHE_S,
+        keepalive_timeout=KEEPALIVE_S,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        trust_env=False,
+        auto_decompress=True,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+    )
