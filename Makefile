@@ -6,7 +6,7 @@ PACKAGES := libs/common libs/cli services/gateway services/registry services/syn
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-identity asyncapi lock clean
+.PHONY: help install run test check format bench bench-identity documents lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,13 +32,15 @@ check: install ## Lint, format, types, import rules, generated documents
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.asyncapi --check
+	$(BIN)/python -m scripts.settings_table --check
 
 format: install ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-asyncapi: install ## Write docs/asyncapi.json anew from the contracts
+documents: install ## Write docs/asyncapi.json and the README's settings table anew from the code
 	$(BIN)/python -m scripts.asyncapi --write
+	$(BIN)/python -m scripts.settings_table --write
 
 bench: install ## Measure the gateway and the routing core
 	$(BIN)/python -m tests.bench

@@ -24,7 +24,7 @@ def main() -> int:
         DOCUMENT.write_text(text, encoding="utf-8")
         return 0
     if DOCUMENT.read_text(encoding="utf-8") != text:
-        print(f"{DOCUMENT.name} is not what the code says: run `make asyncapi` and look at the difference")
+        print(f"{DOCUMENT.name} is not what the code says: run `make documents` and look at the difference")
         return 1
     return 0
 

@@ -142,6 +142,13 @@ class Bus:
         """Call back after each reconnect: watches are blind for up to 20 s then and must be made anew."""
         self._reconnected.append(callback)
 
+    def answer(self, subject: str, handler: Callable[..., Awaitable[object]], *, workers: int = 1) -> None:
+        """Have `handler` answer a subject, shared with the other registries; before the broker is started.
+
+        FastStream reads the types of the messages off the handler. `workers`: how many at a time.
+        """
+        self.broker.subscriber(subject, queue=subjects.QUEUE_REGISTRY, max_workers=workers)(handler)
+
     async def connect(self) -> None:
         """Connect, trying for ever, and declare the streams and the bucket."""
         delay = 0.2
@@ -233,7 +240,9 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         BUS_ERRORS.labels(kind=type(error).__name__).inc()
-        log.warning("bus_error", error=type(error).__name__)
+        if isinstance(error, OSError):
+            return  # one for each attempt to reconnect; the disconnect itself was told
+        log.warning("bus_error", error=type(error).__name__, detail=str(error))
 
     async def _on_disconnected(self) -> None:
         DISCONNECTS.inc()

@@ -45,6 +45,7 @@ class TryLater(Exception):
 class Delivery:
     """One delivery of one message."""
 
+    stream: str
     subject: str
     data: bytes
     stream_sequence: int
@@ -90,8 +91,11 @@ class DurableConsumer:
         while True:
             try:
                 subscription = await self._subscribe()
-                self.problem_now = None
-                await self._consume(subscription)
+                try:
+                    self.problem_now = None
+                    await self._consume(subscription)
+                finally:
+                    await self._let_go(subscription)
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self.problem_now = f"consumer {self._spec.durable}: {type(error).__name__}"
                 log.warning("consumer_lost", consumer=self._spec.durable, error=type(error).__name__)
@@ -112,6 +116,13 @@ class DurableConsumer:
                 max_ack_pending=spec.max_ack_pending,
             ),
         )
+
+    async def _let_go(self, subscription: JetStreamContext.PullSubscription) -> None:
+        """Give the inbox up: a drain would wait for what nobody reads any more."""
+        try:
+            await subscription.unsubscribe()
+        except nats.errors.Error as error:
+            log.debug("inbox_not_given_up", consumer=self._spec.durable, error=type(error).__name__)
 
     async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
         quiet = 0
@@ -135,6 +146,7 @@ class DurableConsumer:
     async def _handle(self, message: Msg) -> None:
         spec = self._spec
         delivery = Delivery(
+            stream=spec.stream,
             subject=message.subject,
             data=message.data,
             stream_sequence=message.metadata.sequence.stream,

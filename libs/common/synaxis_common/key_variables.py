@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-_NAME = re.compile(r"[A-Z][A-Z0-9_]{2,99}")
+_NAME = re.compile(r"[A-Z0-9][A-Z0-9_]{2,99}")
 
 _FORBIDDEN: Final = re.compile(
     r"""(?x)

@@ -1,0 +1,1 @@
+"""Reads models.dev once a day and tells the registry what changed."""

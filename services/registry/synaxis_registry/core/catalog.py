@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, TypeVar
 
 from synaxis_common.contracts.catalog import Capabilities, ModelFacts, Prices
+from synaxis_registry.core.names import NameIndex
 
 ProviderKey = str
 EndpointKey = tuple[str, str]
@@ -16,6 +17,9 @@ EndpointKey = tuple[str, str]
 
 ANY_MODEL = "*"
 """Stands for every model in a limit."""
+
+MIN_SAMPLES = 20
+"""Percentiles and rates that rest on fewer requests count as unknown. Source: our choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,13 @@ class EndpointHealth:
     error_rate: float | None = None
     open_until: datetime | None = None
     """Until when its circuit is open or it asked to be left alone; None: it takes requests."""
+    limited_until: datetime | None = None
+    """Until when its rate limit is known to be spent; None: it is not."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its percentiles and rates rest on enough requests to be believed."""
+        return self.samples >= MIN_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,7 @@ class Endpoint:
     is_flat_rate: bool = False
     """Zero prices here mean a subscription or trial, not that a request costs nothing."""
     context_window: int | None = None
+    max_input: int | None = None
     max_output: int | None = None
     capabilities: Capabilities = Capabilities()
     input_modalities: tuple[str, ...] = ()
@@ -125,17 +137,67 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """Keys of rows that are no more."""
+
+    providers: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    endpoints: frozenset[EndpointKey] = frozenset()
+    keys: frozenset[str] = frozenset()
+    """Key hashes."""
+    limits: frozenset[tuple[str, str]] = frozenset()
+
+
+NOTHING_GONE = Gone()
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _merge(old: Mapping[_K, _V], new: Mapping[_K, _V], gone: frozenset[_K]) -> Mapping[_K, _V]:
+    if not new and not gone:
+        return old
+    merged = {**old, **new}
+    for key in gone:
+        merged.pop(key, None)
+    return merged
+
+
+def _by_model(endpoints: Iterable[Endpoint]) -> dict[str, tuple[Endpoint, ...]]:
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.key):
+        found.setdefault(endpoint.global_model_id, []).append(endpoint)
+    return {model_id: tuple(group) for model_id, group in found.items()}
+
+
+def _by_provider_id(endpoints: Iterable[Endpoint]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for endpoint in endpoints:
+        found.setdefault(endpoint.provider_model_id.casefold(), set()).add(endpoint.global_model_id)
+    return {name: frozenset(ids) for name, ids in found.items()}
+
+
+def _names(models: Mapping[str, GlobalModel]) -> NameIndex:
+    return NameIndex.build({model.id: model.aliases for model in models.values()})
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything at one moment, indexed for look-up. Build it with `build`."""
+    """Everything at one moment, indexed for look-up. Build it with `build`, renew it with `updated`."""
 
     providers: Mapping[str, Provider]
     models: Mapping[str, GlobalModel]
     endpoints: Mapping[EndpointKey, Endpoint]
     endpoints_by_model: Mapping[str, tuple[Endpoint, ...]]
+    """The endpoints of a model in the order of their keys."""
     keys: Mapping[str, ApiKey]
     """By key hash."""
     limits: Mapping[tuple[str, str], Limit]
     """By (tenant id, global model id or `*`)."""
+    names: NameIndex
+    """Finds a global model by what somebody typed."""
+    models_by_provider_id: Mapping[str, frozenset[str]]
+    """By a provider's own id of a model, in lower case: the global models that it stands for."""
 
     @classmethod
     def build(
@@ -147,16 +209,73 @@ class Catalog:
         keys: Iterable[ApiKey] = (),
         limits: Iterable[Limit] = (),
     ) -> Catalog:
-        """Index the rows. The endpoints of a model are kept in the order of their keys."""
+        """Index the rows."""
+        by_id = {model.id: model for model in models}
         by_key = {endpoint.key: endpoint for endpoint in endpoints}
-        by_model: dict[str, list[Endpoint]] = {}
-        for key in sorted(by_key):
-            by_model.setdefault(by_key[key].global_model_id, []).append(by_key[key])
         return cls(
             providers={provider.provider_id: provider for provider in providers},
-            models={model.id: model for model in models},
+            models=by_id,
             endpoints=by_key,
-            endpoints_by_model={model_id: tuple(found) for model_id, found in by_model.items()},
+            endpoints_by_model=_by_model(by_key.values()),
             keys={key.key_hash: key for key in keys},
             limits={(limit.tenant_id, limit.global_model_id): limit for limit in limits},
+            names=_names(by_id),
+            models_by_provider_id=_by_provider_id(by_key.values()),
+        )
+
+    def updated(
+        self,
+        *,
+        providers: Iterable[Provider] = (),
+        models: Iterable[GlobalModel] = (),
+        endpoints: Iterable[Endpoint] = (),
+        keys: Iterable[ApiKey] = (),
+        limits: Iterable[Limit] = (),
+        gone: Gone = NOTHING_GONE,
+    ) -> Catalog:
+        """This catalog with some rows new, changed or `gone`; what did not change is shared with this one."""
+        changed = {endpoint.key: endpoint for endpoint in endpoints}
+        touched = {endpoint.global_model_id for endpoint in changed.values()}
+        touched |= {
+            old.global_model_id for key in (*changed, *gone.endpoints) if (old := self.endpoints.get(key))
+        }
+        renamed = bool(gone.endpoints) or any(
+            (old := self.endpoints.get(key)) is None or old.global_model_id != new.global_model_id
+            for key, new in changed.items()
+        )
+        all_endpoints = _merge(self.endpoints, changed, gone.endpoints)
+        by_model = self.endpoints_by_model
+        if touched:
+            kept = {model_id: found for model_id, found in by_model.items() if model_id not in touched}
+            by_model = kept | _by_model(e for e in all_endpoints.values() if e.global_model_id in touched)
+        all_models = _merge(self.models, {model.id: model for model in models}, gone.models)
+        return Catalog(
+            providers=_merge(self.providers, {p.provider_id: p for p in providers}, gone.providers),
+            models=all_models,
+            endpoints=all_endpoints,
+            endpoints_by_model=by_model,
+            keys=_merge(self.keys, {key.key_hash: key for key in keys}, gone.keys),
+            limits=_merge(
+                self.limits,
+                {(limit.tenant_id, limit.global_model_id): limit for limit in limits},
+                gone.limits,
+            ),
+            names=self.names if all_models is self.models else _names(all_models),
+            models_by_provider_id=(
+                _by_provider_id(all_endpoints.values()) if renamed else self.models_by_provider_id
+            ),
+        )
+
+    def endpoints_of(self, model_id: str) -> tuple[Endpoint, ...]:
+        """Where the model runs, in the order of the endpoints' keys; empty for an unknown one."""
+        return self.endpoints_by_model.get(model_id, ())
+
+    def is_served(self, model_id: str) -> bool:
+        """Whether some endpoint of the model is available at a provider that is on."""
+        return any(
+            endpoint.is_available
+            and endpoint.enabled
+            and (provider := self.providers.get(endpoint.provider_id)) is not None
+            and provider.is_on
+            for endpoint in self.endpoints_of(model_id)
         )

@@ -1,0 +1,1 @@
+"""A plan in, an answer out: attempts, failover, streams, call reports."""

@@ -1,0 +1,146 @@
+"""One attempt at one candidate: send, read as far as the point of no return, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from synaxis_common import key_variables
+from synaxis_common.contracts.routing import Candidate
+from synaxis_gateway.dispatch import classify
+from synaxis_gateway.dispatch.call import Attempt, Call
+from synaxis_gateway.dispatch.classify import Follows, Verdict
+from synaxis_gateway.dispatch.stream import UpstreamStream
+from synaxis_gateway.upstream import headers
+from synaxis_gateway.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamRequest
+from synaxis_gateway.upstream.errors import UpstreamError
+from synaxis_gateway.wire import openai_answer, usage
+
+PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+REDACTED = b"[redacted]"
+MAX_ERROR_BYTES = 256 * 1024
+"""Largest error body that is read; the client gets all of it where it is about its own request."""
+SHARE_OF_TIME = 0.5
+"""Of what is left until the deadline, for an attempt that has another one behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A complete answer."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream whose first content has come. Whoever holds it closes its answer."""
+
+    stream: UpstreamStream
+    total_s: float
+    """How long it may go on from now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer from this candidate."""
+
+    verdict: Verdict
+    status: int | None = None
+    body: bytes = b""
+    """What the client gets when the verdict is that it is about its own request."""
+
+
+Result = Whole | Begun | Failed
+
+
+class Attempts:
+    """Makes attempts. Keys are read from `environment` at each one, and go nowhere but to the provider."""
+
+    def __init__(self, client: UpstreamClient, environment: Mapping[str, str] = os.environ) -> None:
+        self._client = client
+        self._environment = environment
+
+    async def make(self, call: Call, candidate: Candidate, *, is_last: bool) -> Result:
+        """Try `candidate`; how it ended is noted in the call. Cancelled: the provider is let go at once."""
+        attempt = call.begin(candidate)
+        key = key_variables.find_key(candidate.api_key_envs, self._environment)
+        if key is None and candidate.api_key_envs:
+            call.fail(attempt, classify.NO_KEY)
+            return Failed(classify.NO_KEY)
+        result = await self._try(call, attempt, key, is_last=is_last)
+        if isinstance(result, Failed):
+            call.fail(attempt, result.verdict)
+        return result
+
+    async def _try(self, call: Call, attempt: Attempt, key: str | None, *, is_last: bool) -> Result:
+        candidate = attempt.candidate
+        request = UpstreamRequest(
+            base_url=candidate.base_url,
+            path=PATHS[call.ask.endpoint],
+            body=call.ask.upstream_body(candidate.provider_model_id),
+            headers=headers.build(candidate, key, str(call.request_id), stream=call.ask.stream),
+            connect_timeout_s=candidate.timeouts.connect_s,
+            allow_private=candidate.allow_private,
+        )
+        answer: UpstreamAnswer | None = None
+        handed_over = False
+        try:
+            async with asyncio.timeout(patience_s(call, candidate, is_last=is_last)):
+                answer = await self._client.open(request)
+                attempt.http_status = answer.status
+                if answer.status != 200:
+                    return await self._refused(call, answer, key)
+                if answer.content_type in ("text/html", "application/xhtml+xml"):
+                    return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
+                if not call.ask.stream:
+                    return await self._whole(call, attempt, answer)
+                stream = UpstreamStream(answer, attempt, call.clock, drop_usage=not call.ask.usage_asked)
+                verdict = await stream.wait_for_content()
+                if verdict is not None:
+                    return Failed(verdict, answer.status)
+                handed_over = True
+                return Begun(stream, _total_s(call, candidate, since=attempt.started))
+        except (UpstreamError, TimeoutError) as error:
+            return Failed(classify.failure(error), attempt.http_status)
+        finally:
+            if answer is not None and not handed_over:
+                answer.close()
+
+    async def _whole(self, call: Call, attempt: Attempt, answer: UpstreamAnswer) -> Result:
+        body = await answer.read_all()
+        found = openai_answer.read(body, call.ask.endpoint)
+        match found:
+            case openai_answer.WholeAnswer():
+                attempt.content_bytes = found.content_bytes
+                call.succeed(attempt, usage.read(found.usage, attempt.candidate.context_window))
+                return Whole(body)
+            case openai_answer.EmbeddedError():
+                return Failed(classify.embedded(found, answer.headers, call.clock.now()), answer.status)
+            case openai_answer.NoAnswer():
+                return Failed(classify.malformed(f"answered with {found.reason}"), answer.status)
+
+    async def _refused(self, call: Call, answer: UpstreamAnswer, key: str | None) -> Failed:
+        body = await answer.read_prefix(MAX_ERROR_BYTES)
+        if key is not None:
+            # Some repeat what they were sent; our key is not for the client's eyes.
+            body = body.replace(key.encode(), REDACTED)
+        verdict = classify.status(answer.status, answer.headers, body, call.clock.now())
+        return Failed(verdict, answer.status, body if verdict.follows is not Follows.NEXT else b"")
+
+
+def patience_s(call: Call, candidate: Candidate, *, is_last: bool) -> float:
+    """How long an attempt may take up to the point of no return, in seconds.
+
+    One with another candidate behind it leaves half of the time to that one.
+    """
+    left = max(call.deadline - call.clock.monotonic(), 0.0)
+    # In the plan of a request without a stream the first token is the whole answer.
+    own = min(candidate.timeouts.first_token_s, candidate.timeouts.total_s)
+    return min(own, left if is_last else left * SHARE_OF_TIME)
+
+
+def _total_s(call: Call, candidate: Candidate, *, since: float) -> float:
+    end = min(since + candidate.timeouts.total_s, call.deadline)
+    return max(end - call.clock.monotonic(), 0.0)

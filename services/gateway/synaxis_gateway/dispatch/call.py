@@ -1,0 +1,169 @@
+"""One routed request while it is being answered, and what is reported of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from synaxis_common.clock import Clock
+from synaxis_common.contracts.routing import Candidate, LeaseReturn, RoutePlan
+from synaxis_common.contracts.usage import AttemptOutcome, AttemptReport, CallReport, RequestOutcome
+from synaxis_common.logging import scrub
+from synaxis_gateway import metrics
+from synaxis_gateway.dispatch.classify import Verdict
+from synaxis_gateway.wire import usage
+from synaxis_gateway.wire.openai_request import OpenAIRequest
+from synaxis_gateway.wire.usage import UsageReading
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at one candidate. Its outcome is set once."""
+
+    candidate: Candidate
+    started: float
+    outcome: AttemptOutcome | None = None
+    http_status: int | None = None
+    ended: float | None = None
+    first_token: float | None = None
+    retry_after_s: float | None = None
+    reading: UsageReading | None = None
+    content_bytes: int = 0
+    reason: str | None = None
+    reached: bool = True
+    """Whether the provider got the request."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request with its plan and its attempts."""
+
+    request_id: UUID
+    ask: OpenAIRequest
+    plan: RoutePlan
+    clock: Clock
+    started: float
+    """On the monotonic clock, when the request came in."""
+    started_at: datetime
+    deadline: float
+    """On the monotonic clock."""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def begin(self, candidate: Candidate) -> Attempt:
+        """A new attempt."""
+        if self.attempts:
+            metrics.FAILOVERS.inc()
+        attempt = Attempt(candidate, self.clock.monotonic())
+        self.attempts.append(attempt)
+        return attempt
+
+    def fail(self, attempt: Attempt, verdict: Verdict) -> None:
+        """The attempt failed before any content."""
+        attempt.retry_after_s = verdict.retry_after_s
+        attempt.reason = verdict.reason
+        attempt.reached = verdict.reached
+        if verdict.may_be_billed:
+            attempt.reading = usage.estimate(self.ask.needs.input_tokens, attempt.content_bytes)
+        self._end(attempt, verdict.outcome)
+
+    def succeed(self, attempt: Attempt, reading: UsageReading | None) -> None:
+        """The answer is complete. Without a reading what it used is estimated."""
+        attempt.reading = reading or self._estimate(attempt)
+        self._end(attempt, AttemptOutcome.OK)
+
+    def break_off(self, outcome: AttemptOutcome, reason: str, reading: UsageReading | None = None) -> None:
+        """The attempt under way ends without its proper end; nothing happens when there is none."""
+        attempt = self.attempts[-1] if self.attempts else None
+        if attempt is None or attempt.outcome is not None:
+            return
+        attempt.reason = reason
+        attempt.reading = reading or self._estimate(attempt)
+        self._end(attempt, outcome)
+
+    def _estimate(self, attempt: Attempt) -> UsageReading:
+        return usage.estimate(self.ask.needs.input_tokens, attempt.content_bytes)
+
+    def _end(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        attempt.outcome = outcome
+        attempt.ended = self.clock.monotonic()
+        metrics.ATTEMPTS.labels(attempt.candidate.provider_id, outcome.value).inc()
+
+    @property
+    def tried(self) -> int:
+        """Attempts that a provider may have heard of."""
+        return sum(attempt.outcome is not AttemptOutcome.NO_KEY for attempt in self.attempts)
+
+    @property
+    def reached_a_provider(self) -> bool:
+        """Whether any provider got the request."""
+        return any(attempt.reached for attempt in self.attempts)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From the request to its first content."""
+        last = self.attempts[-1] if self.attempts else None
+        return None if last is None or last.first_token is None else last.first_token - self.started
+
+    def unused_permit(self) -> LeaseReturn | None:
+        """What was booked and is not going to be used: no provider ever got the request."""
+        permit = self.plan.permit
+        if permit is None or self.reached_a_provider:
+            return None
+        return LeaseReturn(lease_id=permit.lease_id, tenant_id=self.plan.tenant_id, unused_permits=1)
+
+    def report(self, http_status: int) -> CallReport:
+        """What the registry is told when all is over."""
+        permit = self.plan.permit
+        return CallReport(
+            request_id=self.request_id,
+            lease_id=permit.lease_id if permit is not None and self.reached_a_provider else None,
+            tenant_id=self.plan.tenant_id,
+            key_id=self.plan.key_id,
+            global_model_id=self._answering_model(),
+            model_asked=self.ask.model,
+            operation=self.ask.endpoint,
+            stream=self.ask.stream,
+            started_at=self.started_at,
+            outcome=self._outcome(http_status),
+            http_status=http_status,
+            latency_s=self.clock.monotonic() - self.started,
+            time_to_first_token_s=self.first_token_s,
+            attempts=tuple(self._attempt_report(attempt) for attempt in self.attempts),
+        )
+
+    def _answering_model(self) -> str:
+        # With fallback models the last attempt may be at another model than the one asked for.
+        return self.attempts[-1].candidate.global_model_id if self.attempts else self.plan.global_model_id
+
+    def _outcome(self, http_status: int) -> RequestOutcome:
+        last = self.attempts[-1].outcome if self.attempts else None
+        match last:
+            case AttemptOutcome.CLIENT_GONE:
+                return RequestOutcome.CLIENT_GONE
+            case AttemptOutcome.STREAM_CUT | AttemptOutcome.ABANDONED:
+                return RequestOutcome.STREAM_CUT if http_status == 200 else RequestOutcome.UPSTREAM_ERROR
+            case AttemptOutcome.OK:
+                return RequestOutcome.OK
+            case _ if 400 <= http_status < 500 and http_status != 429:
+                return RequestOutcome.CLIENT_ERROR
+            case _:
+                return RequestOutcome.UPSTREAM_ERROR
+
+    def _attempt_report(self, attempt: Attempt) -> AttemptReport:
+        ended = attempt.ended if attempt.ended is not None else self.clock.monotonic()
+        return AttemptReport(
+            provider_id=attempt.candidate.provider_id,
+            provider_model_id=attempt.candidate.provider_model_id,
+            outcome=attempt.outcome or AttemptOutcome.ABANDONED,
+            http_status=attempt.http_status,
+            latency_s=ended - attempt.started,
+            time_to_first_token_s=None
+            if attempt.first_token is None
+            else attempt.first_token - attempt.started,
+            retry_after_s=attempt.retry_after_s,
+            usage=None if attempt.reading is None else attempt.reading.usage,
+            usage_estimated=attempt.reading is not None and attempt.reading.estimated,
+            prices=attempt.candidate.prices,
+            error=None if attempt.reason is None else scrub(attempt.reason, 300),
+        )

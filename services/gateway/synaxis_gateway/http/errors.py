@@ -1,0 +1,197 @@
+"""Errors as clients get them, in OpenAI's shape. Only here do they become HTTP statuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RouteRefusal
+from synaxis_common.contracts.usage import AttemptOutcome
+from synaxis_gateway.dispatch.call import Attempt
+from synaxis_gateway.dispatch.failover import Refused
+
+BUSY_RETRY_AFTER_S = 1
+"""Said where something of ours is away: it is back within seconds or needs a human."""
+NO_PROVIDER_RETRY_AFTER_S = 5
+MAX_SHOWN_EXCLUSIONS = 50
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    status: int
+    code: str
+    message: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of the error object."""
+
+    def response(self) -> web.Response:
+        """The error as an HTTP answer."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+            **self.details,
+        }
+        return web.Response(
+            status=self.status,
+            body=msgspec.json.encode({"error": error}),
+            headers={"Content-Type": "application/json", **self.headers},
+        )
+
+
+def bad_request(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
+    """The client's mistake."""
+    return ApiError(400, code, message, param=param)
+
+
+def unauthorized(message: str) -> ApiError:
+    """No key, or one that is not valid here."""
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def unavailable(message: str) -> ApiError:
+    """Something of ours is away for the moment."""
+    return ApiError(
+        503,
+        "no_provider_available",
+        message,
+        kind="service_unavailable",
+        headers={"Retry-After": str(BUSY_RETRY_AFTER_S)},
+    )
+
+
+_REFUSALS: dict[RefusalCode, tuple[int, str, str | None]] = {
+    RefusalCode.INVALID_API_KEY: (401, "invalid_request_error", None),
+    RefusalCode.MODEL_NOT_ALLOWED: (403, "permission_error", "model"),
+    RefusalCode.MODEL_NOT_FOUND: (404, "invalid_request_error", "model"),
+    RefusalCode.RATE_LIMIT_EXCEEDED: (429, "rate_limit_error", None),
+    RefusalCode.INSUFFICIENT_QUOTA: (429, "insufficient_quota", None),
+    RefusalCode.NO_PROVIDER_AVAILABLE: (503, "service_unavailable", None),
+    RefusalCode.CONTEXT_LENGTH_EXCEEDED: (400, "invalid_request_error", "messages"),
+    RefusalCode.UNAVAILABLE: (503, "service_unavailable", None),
+}
+
+
+def refusal(refused: RouteRefusal) -> ApiError:
+    """What the registry's no means to the client."""
+    status, kind, param = _REFUSALS[refused.code]
+    headers = rate_limit_headers(refused.rate_limits)
+    details: dict[str, Any] = {}
+    code = refused.code.value
+    match refused.code:
+        case RefusalCode.RATE_LIMIT_EXCEEDED:
+            headers["Retry-After"] = _whole_seconds(refused.retry_after_s, BUSY_RETRY_AFTER_S)
+        case RefusalCode.INSUFFICIENT_QUOTA:
+            headers["x-should-retry"] = "false"
+        case RefusalCode.MODEL_NOT_FOUND:
+            details["nearest"] = list(refused.nearest)
+        case RefusalCode.NO_PROVIDER_AVAILABLE:
+            headers["Retry-After"] = _whole_seconds(refused.retry_after_s, NO_PROVIDER_RETRY_AFTER_S)
+            details["excluded"] = [
+                exclusion.model_dump(mode="json") for exclusion in refused.excluded[:MAX_SHOWN_EXCLUSIONS]
+            ]
+        case RefusalCode.UNAVAILABLE:
+            headers["Retry-After"] = _whole_seconds(refused.retry_after_s, BUSY_RETRY_AFTER_S)
+            code = RefusalCode.NO_PROVIDER_AVAILABLE.value
+    return ApiError(status, code, refused.message, kind, param, headers, details)
+
+
+def exhausted(attempts: Sequence[Attempt], *, all_tried: bool) -> ApiError:
+    """What it means to the client that no provider answered. Nothing a provider wrote is in it."""
+    outcomes = {attempt.outcome for attempt in attempts if attempt.outcome is not AttemptOutcome.NO_KEY}
+    details = {
+        "attempts": [
+            {
+                "provider_id": attempt.candidate.provider_id,
+                "provider_model_id": attempt.candidate.provider_model_id,
+                "outcome": None if attempt.outcome is None else attempt.outcome.value,
+                "http_status": attempt.http_status,
+            }
+            for attempt in attempts
+        ]
+    }
+    waits = [attempt.retry_after_s for attempt in attempts if attempt.retry_after_s is not None]
+    headers: dict[str, str] = {}
+    if waits:
+        # OpenAI's clients obey a wait of up to 60 s, and take their own where it is longer.
+        headers["Retry-After"] = _whole_seconds(min(min(waits), 60.0), BUSY_RETRY_AFTER_S)
+    elif all_tried:
+        headers["x-should-retry"] = "false"  # four attempts were made already, a client's would multiply them
+    if not outcomes:
+        return ApiError(
+            503,
+            "no_provider_available",
+            "No provider of this model can be used by this gateway now.",
+            "service_unavailable",
+            headers={"Retry-After": str(NO_PROVIDER_RETRY_AFTER_S)},
+            details=details,
+        )
+    if outcomes == {AttemptOutcome.TIMEOUT}:
+        return ApiError(
+            504, "upstream_timeout", "No provider answered in time.", "upstream_error", None, headers, details
+        )
+    if outcomes == {AttemptOutcome.RATE_LIMITED}:
+        headers.setdefault("Retry-After", str(BUSY_RETRY_AFTER_S))
+        headers.pop("x-should-retry", None)
+        return ApiError(
+            429,
+            "rate_limit_exceeded",
+            "Every provider of this model is rate limited at the moment.",
+            "rate_limit_error",
+            None,
+            headers,
+            details,
+        )
+    return ApiError(
+        502, "upstream_error", "No provider could answer.", "upstream_error", None, headers, details
+    )
+
+
+def refused_by_provider(refused: Refused) -> web.Response:
+    """A provider's answer about the client's own request: its bytes, if they have OpenAI's shape."""
+    if _has_openai_shape(refused.body):
+        return web.Response(
+            status=refused.status, body=refused.body, headers={"Content-Type": "application/json"}
+        )
+    text = refused.body[:2_000].decode(errors="replace").strip()
+    message = "The provider refused the request" + (f": {text}" if text else ".")
+    return ApiError(refused.status, "invalid_request", message).response()
+
+
+def rate_limit_headers(view: RateLimitView) -> dict[str, str]:
+    """`x-ratelimit-*` under the names OpenAI gave them; nothing where there is no limit."""
+    headers: dict[str, str] = {}
+    for kind, limit, remaining, reset_s in (
+        ("requests", view.limit_requests, view.remaining_requests, view.reset_requests_s),
+        ("tokens", view.limit_tokens, view.remaining_tokens, view.reset_tokens_s),
+    ):
+        if limit is not None:
+            headers[f"x-ratelimit-limit-{kind}"] = str(limit)
+        if remaining is not None:
+            headers[f"x-ratelimit-remaining-{kind}"] = str(max(remaining, 0))
+        if reset_s is not None:
+            headers[f"x-ratelimit-reset-{kind}"] = f"{max(reset_s, 0.0):.3f}".rstrip("0").rstrip(".") + "s"
+    return headers
+
+
+def _has_openai_shape(body: bytes) -> bool:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("error"), dict)
+
+
+def _whole_seconds(seconds: float | None, default: int) -> str:
+    return str(default if seconds is None else max(1, math.ceil(seconds)))

@@ -1,0 +1,251 @@
+"""OpenAI's endpoints: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from urllib.parse import quote
+
+from aiohttp import web
+
+from synaxis_common.bus import BusUnavailable
+from synaxis_common.clock import Clock
+from synaxis_common.contracts.routing import RoutePlan, RouteRefusal
+from synaxis_common.contracts.usage import AttemptOutcome
+from synaxis_common.money import plain
+from synaxis_gateway import metrics
+from synaxis_gateway.dispatch.attempt import Begun, Whole
+from synaxis_gateway.dispatch.call import Call
+from synaxis_gateway.dispatch.cost import cost_usd
+from synaxis_gateway.dispatch.failover import Exhausted, Failover, Refused
+from synaxis_gateway.dispatch.reports import Reports
+from synaxis_gateway.dispatch.stream import StreamCut, error_event
+from synaxis_gateway.http import body, errors
+from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS, KEY_HASH, LOG_FIELDS, REQUEST_ID
+from synaxis_gateway.http.routes import Policy, Route
+from synaxis_gateway.routing import Registry
+from synaxis_gateway.settings import GatewaySettings
+from synaxis_gateway.wire import openai_request
+from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
+
+CLIENT_STALL_S = 60.0
+"""A client that takes nothing for so long is gone, whatever its connection says."""
+DRAIN_S = 0.1
+"""How long the end of a provider's stream is waited for, to keep the connection for the next request."""
+ANSWER_MARGIN_S = 0.25
+"""Kept back from the client's own timeout, so that it hears of ours first."""
+CLIENT_TIMEOUT_HEADER = "x-stainless-read-timeout"
+"""In which OpenAI's clients say how long they wait, in seconds."""
+
+
+class OpenAIHandlers:
+    """Takes requests apart, has them routed and dispatched, and hands the answers over."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        clock: Clock,
+        registry: Registry,
+        failover: Failover,
+        reports: Reports,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._registry = registry
+        self._failover = failover
+        self._reports = reports
+        self.abandoning = False
+        """Set when a stopping gateway has run out of patience with what is under way."""
+
+    def routes(self) -> list[Route]:
+        """The endpoints."""
+        return [
+            Route("POST", "/v1/chat/completions", Policy.TENANT, self.chat, "Create a chat completion"),
+            Route("POST", "/v1/completions", Policy.TENANT, self.completions, "Create a completion"),
+            Route("POST", "/v1/embeddings", Policy.TENANT, self.embeddings, "Create embeddings"),
+        ]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/chat/completions`."""
+        return await self._serve(request, "chat")
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/completions`."""
+        return await self._serve(request, "completions")
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/embeddings`."""
+        return await self._serve(request, "embeddings")
+
+    async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        started, started_at = self._clock.monotonic(), self._clock.now()
+        if self._reports.is_full:
+            raise errors.unavailable("Call reports cannot be stored at the moment.")
+        data = await body.read(request, self._settings.max_body_bytes, self._settings.body_timeout_s)
+        try:
+            ask = openai_request.parse(data, endpoint)
+        except BadRequest as error:
+            raise errors.bad_request(error.message, error.param) from error
+        request[LOG_FIELDS].update(model_asked=ask.model, stream=ask.stream)
+        call = Call(
+            request_id=request[REQUEST_ID],
+            ask=ask,
+            plan=await self._plan(request, ask),
+            clock=self._clock,
+            started=started,
+            started_at=started_at,
+            deadline=started + self._patience_s(request),
+        )
+        status = CLIENT_GONE_STATUS
+        try:
+            response = await self._dispatch(request, call)
+            status = response.status
+            return response
+        except errors.ApiError as error:
+            status = error.status
+            raise
+        except asyncio.CancelledError:
+            call.break_off(*self._why_cancelled())
+            raise
+        finally:
+            self._conclude(request, call, status)
+
+    async def _plan(self, request: web.Request, ask: OpenAIRequest) -> RoutePlan:
+        try:
+            answer = await self._registry.route(ask, request[KEY_HASH], request[REQUEST_ID])
+        except BusUnavailable as error:
+            raise errors.unavailable("No registry answers at the moment.") from error
+        if isinstance(answer, RouteRefusal):
+            raise errors.refusal(answer)
+        return answer
+
+    async def _dispatch(self, request: web.Request, call: Call) -> web.StreamResponse:
+        result = await self._failover.run(call)
+        match result:
+            case Whole():
+                return web.Response(
+                    body=result.body, headers={"Content-Type": "application/json", **_headers(call)}
+                )
+            case Begun():
+                return await self._stream(request, call, result)
+            case Refused():
+                response = errors.refused_by_provider(result)
+                response.headers.update(_headers(call))
+                return response
+            case Exhausted():
+                error = errors.exhausted(call.attempts, all_tried=result.all_tried)
+                error.headers = {**error.headers, "x-synaxis-attempts": str(call.tried)}
+                raise error
+
+    async def _stream(self, request: web.Request, call: Call, begun: Begun) -> web.StreamResponse:
+        stream = begun.stream
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+                **_headers(call),
+            }
+        )
+        try:
+            await self._pass_on(request, response, begun)
+        except (StreamCut, TimeoutError) as error:
+            reason = str(error) if isinstance(error, StreamCut) else "took longer than a request may"
+            call.break_off(AttemptOutcome.STREAM_CUT, reason)
+            await _end_with_error(response, AttemptOutcome.STREAM_CUT)
+        except (ConnectionError, _ClientStalled):
+            call.break_off(AttemptOutcome.CLIENT_GONE, "the client is gone")
+            response.force_close()
+        except asyncio.CancelledError:
+            outcome, reason = self._why_cancelled()
+            call.break_off(outcome, reason)
+            if outcome is AttemptOutcome.ABANDONED:
+                await _end_with_error(response, outcome)
+            raise
+        else:
+            call.succeed(call.attempts[-1], stream.usage())
+            await response.write_eof()
+            await stream.drain(DRAIN_S)
+        finally:
+            stream.answer.close()
+        return response
+
+    async def _pass_on(self, request: web.Request, response: web.StreamResponse, begun: Begun) -> None:
+        async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
+            await response.prepare(request)
+            async for piece in pieces:
+                try:
+                    async with asyncio.timeout(CLIENT_STALL_S):
+                        await response.write(piece)
+                except TimeoutError as error:
+                    raise _ClientStalled from error
+
+    def _why_cancelled(self) -> tuple[AttemptOutcome, str]:
+        if self.abandoning:
+            return AttemptOutcome.ABANDONED, "the gateway is stopping"
+        return AttemptOutcome.CLIENT_GONE, "the client is gone"
+
+    def _patience_s(self, request: web.Request) -> float:
+        """How long the client waits: what it says, but not more than we allow."""
+        allowed = self._settings.request_deadline_s
+        said = request.headers.get(CLIENT_TIMEOUT_HEADER, "")[:20]
+        try:
+            wanted = float(said)
+        except ValueError:
+            return allowed
+        return min(wanted - ANSWER_MARGIN_S, allowed) if wanted >= 2 * ANSWER_MARGIN_S else allowed
+
+    def _conclude(self, request: web.Request, call: Call, status: int) -> None:
+        """Report, and give back what was not used. Never waits: the request's task may be cancelled."""
+        self._reports.submit(call.report(status))
+        unused = call.unused_permit()
+        if unused is not None:
+            self._reports.give_back(unused)
+        if call.ask.stream and call.first_token_s is not None:
+            metrics.FIRST_TOKEN.observe(call.first_token_s)
+        last = call.attempts[-1] if call.attempts else None
+        request[LOG_FIELDS].update(
+            tenant=call.plan.tenant_id,
+            key_id=call.plan.key_id,
+            model=call.plan.global_model_id,
+            provider=None if last is None else last.candidate.provider_id,
+            outcome=None if last is None or last.outcome is None else last.outcome.value,
+            attempts=call.tried,
+        )
+
+
+class _ClientStalled(Exception):
+    """The client takes nothing more."""
+
+
+async def _end_with_error(response: web.StreamResponse, outcome: AttemptOutcome) -> None:
+    """Say in the stream that it ends here; whether the client still hears it is its own affair."""
+    if not response.prepared:
+        return
+    message = (
+        "The gateway is stopping; the answer is incomplete."
+        if outcome is AttemptOutcome.ABANDONED
+        else "The provider broke off its answer; it is incomplete."
+    )
+    try:
+        async with asyncio.timeout(1.0):
+            await response.write(error_event(message, outcome))
+            await response.write_eof()
+    except (ConnectionError, TimeoutError):
+        response.force_close()
+
+
+def _headers(call: Call) -> dict[str, str]:
+    """What an answer says of how it came about."""
+    last = call.attempts[-1]
+    headers = {
+        "x-synaxis-provider": quote(last.candidate.provider_id, safe="/:.@+-_"),
+        "x-synaxis-model": quote(last.candidate.global_model_id, safe="/:.@+-_"),
+        "x-synaxis-attempts": str(call.tried),
+        **errors.rate_limit_headers(call.plan.rate_limits),
+    }
+    if last.reading is not None and last.outcome is AttemptOutcome.OK:
+        cost = cost_usd(last.reading.usage, last.candidate.prices)
+        if cost is not None:
+            headers["x-synaxis-cost-usd"] = plain(cost)
+    return headers

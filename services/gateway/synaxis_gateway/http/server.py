@@ -1,0 +1,139 @@
+"""The HTTP server: all routes, all layers, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from synaxis_common.clock import Clock
+from synaxis_common.health import Health
+from synaxis_common.logging import get_logger
+from synaxis_gateway.http import middleware, openapi
+from synaxis_gateway.http.routes import POLICIES, Policy, Route, add_routes
+from synaxis_gateway.settings import GatewaySettings
+
+log = get_logger(__name__)
+
+KEEPALIVE_S = 75.0
+"""Idle connections, and slow headers. aiohttp's default of 3,630 s lets nobody's connections pile up."""
+LINGER_S = 5.0
+"""How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
+BACKLOG = 1024
+
+
+def build_app(
+    settings: GatewaySettings, clock: Clock, health: Health, routes: Sequence[Route]
+) -> web.Application:
+    """The application: `routes`, the health endpoints and the description of it all."""
+    app = web.Application(
+        middlewares=[
+            middleware.observe(clock),
+            middleware.authorize(
+                settings.key_pepper.get_secret_value(), settings.admin_key.get_secret_value()
+            ),
+        ],
+        client_max_size=settings.max_body_bytes,
+    )
+    app[POLICIES] = {}
+    own = [
+        *routes,
+        *(Route(each.method, each.path, Policy.PUBLIC, each.handler, "Health") for each in health.routes()),
+    ]
+    description = msgspec.json.encode(openapi.document(own))
+
+    async def describe(_request: web.Request) -> web.Response:
+        return web.Response(body=description, content_type="application/json")
+
+    own.append(Route("GET", "/openapi.json", Policy.PUBLIC, describe, "This description"))
+    add_routes(app, own)
+    app.on_response_prepare.append(middleware.mark)
+    return app
+
+
+class HttpServer:
+    """Serves an application; stops in three steps: no new connections, finish, cut."""
+
+    def __init__(self, app: web.Application, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._under_way: set[asyncio.Task[object]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+        app.middlewares.insert(0, self._track())
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            auto_decompress=False,
+            shutdown_timeout=1.0,
+        )
+        self._site: web.TCPSite | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        address = self._runner.addresses[0]
+        return int(address[1])
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner,
+            self._settings.http_host,
+            self._settings.http_port,
+            backlog=BACKLOG,
+            reuse_port=self._settings.reuse_port or None,
+        )
+        await self._site.start()
+        log.info("listening", host=self._settings.http_host, port=self.port)
+
+    async def stop_accepting(self) -> None:
+        """Take no new connections; those that are there end with the answer under way."""
+        self._stopping = True
+        if self._site is not None:
+            await self._site.stop()
+
+    async def finish(self, timeout: float) -> bool:
+        """Wait for the requests under way, at most `timeout` seconds; answers whether all are done."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("requests_not_finished", count=len(self._under_way))
+            return False
+        return True
+
+    async def cut(self) -> None:
+        """Cancel what is under way and close all connections."""
+        tasks = list(self._under_way)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)
+        await self._runner.cleanup()
+
+    def _track(self) -> Middleware:
+        @web.middleware
+        async def layer(request: web.Request, handler: Handler) -> web.StreamResponse:
+            task = asyncio.current_task()
+            assert task is not None
+            self._under_way.add(task)
+            self._idle.clear()
+            try:
+                response = await handler(request)
+                if self._stopping:
+                    response.force_close()
+                return response
+            finally:
+                self._under_way.discard(task)
+                if not self._under_way:
+                    self._idle.set()
+
+        return layer

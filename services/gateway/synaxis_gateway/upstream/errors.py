@@ -1,0 +1,19 @@
+"""What can go wrong between us and a provider before there is an answer to read."""
+
+from __future__ import annotations
+
+
+class UpstreamError(Exception):
+    """No answer, or no more of it. The message is ours: it holds nothing that the provider sent."""
+
+
+class NoConnection(UpstreamError):
+    """The provider never got the request: name, address, connection or TLS failed."""
+
+
+class Reset(UpstreamError):
+    """The provider closed the connection without a byte of an answer, or in the midst of one."""
+
+
+class Unreadable(UpstreamError):
+    """What came is not HTTP, breaks off against its own word, or is larger than we take."""

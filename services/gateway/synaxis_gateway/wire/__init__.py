@@ -1,0 +1,1 @@
+"""What OpenAI's format says, read without I/O: requests, answers, events of a stream, usage."""

@@ -1,0 +1,86 @@
+"""A JSON object whose values stay the bytes they were, so that what is not understood passes unchanged."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+_KEY = re.compile(rb'\s*"(?:[^"\\]|\\.)*"\s*:\s*', re.DOTALL)
+_END = re.compile(rb"\s*\}\s*")
+_BETWEEN = re.compile(rb"\s*,")
+
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class NotAnObject(Exception):
+    """The bytes are not one JSON object that means the same to every reader."""
+
+
+class JsonObject:
+    """A JSON object: `values` by name for reading, and the bytes of each for sending on."""
+
+    __slots__ = ("_raw", "values")
+
+    def __init__(self, values: dict[str, Any], raw: dict[str, bytes]) -> None:
+        self.values = values
+        self._raw = raw
+
+    @classmethod
+    def parse(cls, body: bytes) -> JsonObject:
+        """Raises NotAnObject, with a message for the client, for anything but a sound object."""
+        if not body.strip():
+            raise NotAnObject("The request body is empty; send a JSON object.")
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise NotAnObject(f"The request body is not valid UTF-8 (byte {error.start}).") from error
+        try:
+            raw = {name: bytes(value) for name, value in _RAW_OBJECT.decode(body).items()}
+            # Reading everything once finds what raw values hide: 1e999, lone surrogates, too much depth.
+            values = msgspec.json.decode(body)
+        except RecursionError as error:
+            raise NotAnObject("The request body is nested too deeply.") from error
+        except msgspec.ValidationError as error:
+            if "Expected `object`" in str(error):
+                raise NotAnObject("The request body must be a JSON object.") from error
+            raise NotAnObject(f"The request body holds a value out of range: {error}.") from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise NotAnObject(f"The request body is not valid JSON: {error}.") from error
+        if not _names_are_unique(body, raw):
+            raise NotAnObject("The request body has a field twice; which one counts would be a guess.")
+        return cls(values, raw)
+
+    def raw(self, name: str) -> bytes:
+        """The bytes of a value as they came; empty where there is none."""
+        return self._raw.get(name, b"")
+
+    def to_bytes(self, *, without: frozenset[str] = frozenset(), **replaced: bytes) -> bytes:
+        """The object again: `replaced` fields anew, those `without` left out, the others byte for byte."""
+        members = {name: value for name, value in self._raw.items() if name not in without} | replaced
+        return b"{%s}" % b",".join(
+            msgspec.json.encode(name) + b":" + value for name, value in members.items()
+        )
+
+
+def _names_are_unique(body: bytes, raw: dict[str, bytes]) -> bool:
+    """Whether walking `body`, which is valid, meets just the members of `raw`.
+
+    A JSON parser keeps one of two members of the same name: the walk then meets another value than
+    the one that was kept, or has members left at the end.
+    """
+    position = body.index(b"{") + 1
+    first = True
+    for value in raw.values():
+        if not first:
+            comma = _BETWEEN.match(body, position)
+            if comma is None:
+                return False
+            position = comma.end()
+        key = _KEY.match(body, position)
+        if key is None or not body.startswith(value, key.end()):
+            return False
+        position = key.end() + len(value)
+        first = False
+    return _END.fullmatch(body, position) is not None

@@ -1,0 +1,122 @@
+"""A streamed answer in OpenAI's format, event by event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+
+from synaxis_gateway.wire.openai_answer import EmbeddedError, embedded_error
+from synaxis_gateway.wire.sse import Event
+
+DONE = b"data: [DONE]\n\n"
+
+_CONTENT_FIELDS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "tool_calls",
+    "function_call",
+    "refusal",
+    "audio",
+)
+
+
+class Meaning(Enum):
+    """What an event is."""
+
+    CONTENT = auto()
+    """Part of the answer: text, reasoning, a tool call. From the first one on there is no way back."""
+    LIFECYCLE = auto()
+    """A role, a comment, a finish without text: says nothing yet."""
+    USAGE = auto()
+    """The token counts, in a chunk of their own."""
+    DONE = auto()
+    """`[DONE]`."""
+    ERROR = auto()
+    """An error in place of content."""
+    GARBAGE = auto()
+    """Not a chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An event and what it means."""
+
+    event: Event
+    meaning: Meaning
+    error: EmbeddedError | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: Any = 0
+    delta: Any = None
+    text: Any = None
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+_DECODER = msgspec.json.Decoder(_Chunk)
+
+
+class StreamReader:
+    """Reads the events of one stream and knows how far it has come."""
+
+    def __init__(self) -> None:
+        self.usage: Any = None
+        self.content_bytes = 0
+        self._unfinished: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice that was begun has said why it ended. Nothing else is a proper end."""
+        return bool(self._finished) and not self._unfinished
+
+    def read(self, event: Event) -> Reading:
+        """What the next event means."""
+        if event.data is None:
+            return Reading(event, Meaning.LIFECYCLE)
+        if event.data.strip() == b"[DONE]":
+            return Reading(event, Meaning.DONE)
+        try:
+            chunk = _DECODER.decode(event.data)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return Reading(event, Meaning.GARBAGE)
+        if chunk.error:
+            return Reading(event, Meaning.ERROR, embedded_error(chunk.error))
+        if event.name == "error" or any(choice.finish_reason == "error" for choice in chunk.choices or ()):
+            return Reading(event, Meaning.ERROR, EmbeddedError(None, "error event"))
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        content = sum([self._read_choice(choice) for choice in chunk.choices or ()])
+        self.content_bytes += content
+        if content:
+            return Reading(event, Meaning.CONTENT)
+        if not chunk.choices and chunk.usage is not None:
+            return Reading(event, Meaning.USAGE)
+        return Reading(event, Meaning.LIFECYCLE)
+
+    def _read_choice(self, choice: _Choice) -> int:
+        """Bytes of content in a choice, at least 1 where there is any."""
+        index = choice.index if isinstance(choice.index, int) else 0
+        if choice.finish_reason is not None:
+            self._finished.add(index)
+            self._unfinished.discard(index)
+        elif index not in self._finished:
+            self._unfinished.add(index)
+        delta = choice.delta if isinstance(choice.delta, dict) else {}
+        values = [delta.get(name) for name in _CONTENT_FIELDS] + [choice.text]
+        return sum(_size(value) for value in values if value)
+
+
+def _size(value: Any) -> int:
+    return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))

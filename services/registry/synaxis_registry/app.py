@@ -1,0 +1,158 @@
+"""The registry, wired: questions and facts come in over the bus, decisions go out, Postgres keeps it all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from faststream.nats import NatsMessage
+from pydantic import ValidationError
+
+from synaxis_common import subjects
+from synaxis_common.consumer import ConsumerSpec, Delivery, DurableConsumer, Poison, TryLater
+from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
+from synaxis_common.service import Runtime, run_service
+from synaxis_registry.chores import Chores
+from synaxis_registry.handlers.admin import AdminVerbs
+from synaxis_registry.handlers.catalog import CatalogHandlers
+from synaxis_registry.handlers.discovery import DiscoveryHandlers
+from synaxis_registry.handlers.jobs import JobHandlers
+from synaxis_registry.handlers.reports import ReportHandlers
+from synaxis_registry.handlers.routing import RoutingHandlers
+from synaxis_registry.outbox import Outbox
+from synaxis_registry.resolving import Resolving
+from synaxis_registry.settings import RegistrySettings
+from synaxis_registry.snapshot import Snapshot
+from synaxis_registry.store import catalog
+from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
+from synaxis_registry.store.migrate import migrate
+
+EXIT_CONFIG = 78
+"""`EX_CONFIG` of sysexits.h."""
+
+CATALOG = ConsumerSpec(subjects.STREAM_CATALOG, "registry-catalog", max_ack_pending=1, ack_wait_s=60)
+OBSERVATION = ConsumerSpec(subjects.STREAM_OBSERVATION, "registry-observation", max_ack_pending=64, batch=4)
+USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=512, batch=32)
+
+ROUTE_WORKERS = 64
+ADMIN_WORKERS = 8
+
+
+@asynccontextmanager
+async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator[None]:
+    """The running registry."""
+    bus, clock, tasks, health = runtime.bus, runtime.clock, runtime.tasks, runtime.health
+    database = Database(settings.database_url.get_secret_value(), settings.database_pool)
+    health.add("database", database.problem)
+    await database.connect()
+    await migrate(database)
+
+    snapshot = Snapshot(database, clock)
+    health.add("snapshot", snapshot.problem)
+    await snapshot.refresh()
+    resolving = Resolving()
+    outbox = Outbox(database, bus)
+    chores = Chores(database, bus, snapshot, clock)
+    routing = RoutingHandlers(database, snapshot, clock)
+    discovery = DiscoveryHandlers(database, snapshot, clock)
+    jobs = JobHandlers(database)
+    catalogs = CatalogHandlers(database, resolving, clock)
+    reports = ReportHandlers(database, resolving, clock, settings.discovery_confirm_after)
+    admin = AdminVerbs(database, snapshot, resolving, settings, clock, bus)
+
+    async def dead_letter(delivery: Delivery, reason: str) -> None:
+        await _set_aside(database, delivery, reason)
+
+    consumers = [
+        DurableConsumer(bus, spec, _guarded(handler), dead_letter)
+        for spec, handler in ((CATALOG, catalogs.handle), (OBSERVATION, reports.poll), (USAGE, reports.call))
+    ]
+    for spec, consumer in zip((CATALOG, OBSERVATION, USAGE), consumers, strict=True):
+        health.add(spec.durable, consumer.problem)
+        tasks.start(spec.durable, consumer.run)
+
+    def on_notice(channel: str) -> None:
+        (outbox.wake if channel == "synaxis_outbox" else snapshot.wake).set()
+
+    tasks.start("snapshot", snapshot.run)
+    tasks.start("notices", lambda: database.listen(("synaxis_changed", "synaxis_outbox"), on_notice))
+    tasks.start("outbox", outbox.run)
+    tasks.start("polls", chores.ask_for_polls)
+    tasks.start("tidy", chores.tidy)
+    tasks.start("forgive", chores.forgive)
+
+    bus.answer(subjects.ROUTE, routing.route, workers=ROUTE_WORKERS)
+    bus.answer(subjects.MODELS, routing.models, workers=ADMIN_WORKERS)
+    bus.answer(subjects.LEASE_RETURN, routing.give_back, workers=ADMIN_WORKERS)
+    bus.answer(subjects.DISCOVERY_TARGETS, discovery.targets)
+    bus.answer(subjects.JOB_CLAIM, jobs.claim)
+    bus.answer(subjects.JOB_HEARTBEAT, jobs.heartbeat)
+    bus.answer(subjects.JOB_FINISH, jobs.finish)
+    for route in ADMIN_ROUTES:
+        bus.answer(subjects.admin(route.verb), _verb(admin, route.verb), workers=ADMIN_WORKERS)
+    await bus.broker.start()
+    try:
+        yield
+    finally:
+        await tasks.stop()
+        await database.close()
+
+
+def _verb(admin: AdminVerbs, name: str) -> Callable[[bytes, NatsMessage], Awaitable[AdminReply]]:
+    """The handler of one admin verb: bytes, since the proof is over just those."""
+
+    async def verb(body: bytes, message: NatsMessage) -> AdminReply:
+        return await admin.answer(name, body, str(message.headers.get(PROOF_HEADER, "")))
+
+    return verb
+
+
+def _guarded(handler: Callable[[Delivery], Awaitable[None]]) -> Callable[[Delivery], Awaitable[None]]:
+    """What a failure of a handler means to a consumer."""
+
+    async def guarded(delivery: Delivery) -> None:
+        try:
+            await handler(delivery)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            raise Poison(f"not a valid message: {problems[:3]}") from error
+        except DatabaseUnavailable as error:
+            raise TryLater(f"Postgres: {error}") from error
+
+    return guarded
+
+
+async def _set_aside(database: Database, delivery: Delivery, reason: str) -> None:
+    async def add(connection: Connection) -> None:
+        await connection.execute(
+            catalog.SQL["add_dead_letter"],
+            delivery.stream,
+            delivery.stream_sequence,
+            delivery.subject,
+            delivery.data,
+            reason[:2000].replace("\x00", ""),
+        )
+
+    try:
+        await database.run(add)
+    except DatabaseUnavailable as error:
+        raise TryLater(str(error)) from error
+
+
+def main() -> None:
+    """Run the registry until it is told to stop."""
+    try:
+        settings = RegistrySettings()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"synaxis-registry: SYNAXIS_{name}: {problem['msg']}\n")
+        sys.exit(EXIT_CONFIG)
+
+    @asynccontextmanager
+    async def application(runtime: Runtime) -> AsyncIterator[None]:
+        async with serving(runtime, settings):
+            yield
+
+    run_service("registry", settings, application)

@@ -1,0 +1,71 @@
+"""What a change of rows means to other systems: events, derived from the row before and the row after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synaxis_common.contracts.events import Cause, EventType, ModelChange, ModelState, ProviderChange
+from synaxis_registry.core.effective import effective_prices
+from synaxis_registry.core.records import ProviderModelRecord, ProviderRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event without its envelope: the outbox gives it an id, a sequence and a time."""
+
+    type: EventType
+    data: ModelChange | ProviderChange
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderUpdate:
+    """What one message or action changes of a provider and its models. Empty: nothing."""
+
+    record: ProviderRecord | None = None
+    """None: the provider's row is as it was."""
+    upserts: tuple[ProviderModelRecord, ...] = ()
+    """Only rows that are new or differ, in the order of their keys."""
+    events: tuple[Event, ...] = ()
+    """In the order in which they are to be published."""
+
+
+def model_state(row: ProviderModelRecord) -> ModelState:
+    """`row` as events tell of it."""
+    return ModelState(
+        is_available=row.is_available, reason=row.unavailable_reason, prices=effective_prices(row)
+    )
+
+
+def model_events(
+    before: ProviderModelRecord | None, after: ProviderModelRecord, cause: Cause, *, is_on: bool
+) -> tuple[Event, ...]:
+    """The events of one row's change.
+
+    Discovery, retirement and repricing are told of only while the provider is on (`is_on`): the first sync
+    would otherwise say thousands of things about models that nobody can use. Availability is always told
+    of, since a row becomes unavailable when its provider goes off.
+    """
+    found: list[EventType] = []
+    was_known = before is not None and before.retired_at is None
+    was_available = before is not None and before.is_available
+    if is_on and not was_known and after.retired_at is None:
+        found.append(EventType.MODEL_DISCOVERED)
+    if is_on and was_known and before is not None and effective_prices(before) != effective_prices(after):
+        found.append(EventType.MODEL_REPRICED)
+    if after.is_available and not was_available:
+        found.append(EventType.MODEL_AVAILABLE)
+    if was_available and not after.is_available:
+        found.append(EventType.MODEL_UNAVAILABLE)
+    if is_on and was_known and after.retired_at is not None:
+        found.append(EventType.MODEL_RETIRED)
+    if not found:
+        return ()
+    change = ModelChange(
+        provider_id=after.provider_id,
+        provider_model_id=after.provider_model_id,
+        global_model_id=after.global_model_id,
+        before=None if before is None else model_state(before),
+        after=model_state(after),
+        cause=cause,
+    )
+    return tuple(Event(type=kind, data=change) for kind in found)

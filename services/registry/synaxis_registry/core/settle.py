@@ -1,0 +1,39 @@
+"""What a report comes to: who served the request, what was used, what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from synaxis_common.contracts.usage import AttemptOutcome, CallReport, TokenUsage
+from synaxis_registry.core.pricing import cost, total
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A line of the ledger. `cost_usd` is None when a price that it needs was unknown."""
+
+    provider_id: str | None
+    provider_model_id: str | None
+    usage: TokenUsage
+    cost_usd: Decimal | None
+    is_estimated: bool
+
+
+def settlement(report: CallReport) -> Settlement:
+    """Sum up all attempts that were billed, each at the prices it was planned with."""
+    billed = [(attempt, attempt.usage) for attempt in report.attempts if attempt.usage is not None]
+    costs = [cost(attempt.prices, usage) for attempt, usage in billed]
+    served = next((one for one in reversed(report.attempts) if one.outcome is AttemptOutcome.OK), None)
+    named = served or (report.attempts[-1] if report.attempts else None)
+    return Settlement(
+        provider_id=None if named is None else named.provider_id,
+        provider_model_id=None if named is None else named.provider_model_id,
+        usage=TokenUsage(
+            **{name: sum(getattr(usage, name) for _, usage in billed) for name in TokenUsage.model_fields}
+        ),
+        cost_usd=None
+        if any(one is None for one in costs)
+        else total(one for one in costs if one is not None),
+        is_estimated=any(attempt.usage_estimated for attempt, _ in billed),
+    )

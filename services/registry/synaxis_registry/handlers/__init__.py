@@ -1,0 +1,1 @@
+"""What the registry answers and hears on the bus: thin shells around the core and the store."""

@@ -1,0 +1,165 @@
+"""The catalog in memory, kept fresh from Postgres: what every routing decision is made on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from prometheus_client import Gauge
+
+from synaxis_common.clock import Clock
+from synaxis_common.logging import get_logger
+from synaxis_registry.core import health
+from synaxis_registry.core.catalog import ApiKey, Catalog, EndpointHealth, EndpointKey, Gone, Limit
+from synaxis_registry.core.effective import effective_endpoint, effective_model, effective_provider
+from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
+from synaxis_registry.store import queries
+from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
+from synaxis_registry.store.records import GLOBAL_MODEL, HEALTH, PROVIDER, PROVIDER_MODEL
+
+log = get_logger(__name__)
+SQL = queries.load("snapshot")
+
+FIRST = "0"
+POLL_S = 1.0
+"""How old the snapshot may grow when no notice comes (a notice is sent with every commit)."""
+STALE_S = 10.0
+
+AGE = Gauge("synaxis_snapshot_age_seconds", "Seconds since the routing snapshot was last read")
+ENDPOINTS = Gauge("synaxis_snapshot_endpoints", "Provider models in the routing snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class _Delta:
+    """What was written since a horizon."""
+
+    horizon: str
+    providers: tuple[ProviderRecord, ...]
+    rows: tuple[ProviderModelRecord, ...]
+    models: tuple[GlobalModelRecord, ...]
+    keys: tuple[ApiKey, ...]
+    revoked: frozenset[str]
+    limits: tuple[Limit, ...]
+    lifted: frozenset[tuple[str, str]]
+    health: dict[EndpointKey, EndpointHealth]
+
+
+class Snapshot:
+    """Holds the present `Catalog`. Readers take `catalog` once a decision; it is replaced, never changed."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
+        self.catalog = Catalog.build()
+        self.providers: dict[str, ProviderRecord] = {}
+        self._health: dict[EndpointKey, EndpointHealth] = {}
+        self._horizon = FIRST
+        self._read_at = -STALE_S
+        self._refreshing = asyncio.Lock()
+        self._begun = 0
+        self.wake = asyncio.Event()
+
+    def problem(self) -> str | None:
+        """Why the snapshot keeps the service from being ready: it has never been read."""
+        return "the catalog has not been read yet" if self._horizon == FIRST else None
+
+    async def run(self) -> None:
+        """Refresh whenever woken, and every second in any case."""
+        while True:
+            try:
+                await asyncio.wait_for(self.wake.wait(), timeout=POLL_S)
+            except TimeoutError:
+                AGE.set(self._clock.monotonic() - self._read_at)
+            self.wake.clear()
+            try:
+                await self.refresh()
+            except DatabaseUnavailable as error:
+                log.warning("snapshot_not_refreshed", error=str(error))
+                await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Read what was committed before this call. Raises DatabaseUnavailable.
+
+        Callers that wait together share one reading, if it begins after all of them have called.
+        """
+        wanted = self._begun + 1
+        async with self._refreshing:
+            if self._begun >= wanted:
+                return
+            self._begun += 1
+            self._apply(await self._database.run(self._read))
+            self._read_at = self._clock.monotonic()
+            AGE.set(0)
+            ENDPOINTS.set(len(self.catalog.endpoints))
+
+    async def _read(self, connection: Connection) -> _Delta:
+        since = self._horizon
+        horizon: str = await connection.fetchval(SQL["horizon"])
+        providers = tuple(PROVIDER.read(row[0]) for row in await connection.fetch(SQL["providers"], since))
+        moved = [record.provider_id for record in providers if self._is_seen_differently(record)]
+        found = await connection.fetch(SQL["provider_models"], since, moved)
+        texts = [row[0] for row in found]
+        rows = await asyncio.to_thread(lambda: tuple(PROVIDER_MODEL.read(text) for text in texts))
+        models = tuple(GLOBAL_MODEL.read(row[0]) for row in await connection.fetch(SQL["models"], since))
+        keys = await connection.fetch(SQL["keys"], since)
+        limits = await connection.fetch(SQL["limits"], since)
+        measured = await connection.fetch(SQL["health"], since)
+        return _Delta(
+            horizon=horizon,
+            providers=providers,
+            rows=rows,
+            models=models,
+            keys=tuple(
+                ApiKey(row["key_id"], row["key_hash"], row["tenant_id"])
+                for row in keys
+                if row["revoked_at"] is None
+            ),
+            revoked=frozenset(row["key_hash"] for row in keys if row["revoked_at"] is not None),
+            limits=tuple(
+                Limit(**{name: row[name] for name in Limit.__slots__})
+                for row in limits
+                if row["deleted_at"] is None
+            ),
+            lifted=frozenset(
+                (row["tenant_id"], row["global_model_id"]) for row in limits if row["deleted_at"] is not None
+            ),
+            health={
+                (row["provider_id"], row["provider_model_id"]): health.view(HEALTH.read(row["state"]))
+                for row in measured
+            },
+        )
+
+    def _is_seen_differently(self, record: ProviderRecord) -> bool:
+        """Whether the provider's endpoints may look different, though their rows have not changed."""
+        old = self.providers.get(record.provider_id)
+        return (
+            old is None
+            or old.source != record.source
+            or effective_provider(old) != effective_provider(record)
+        )
+
+    def _apply(self, delta: _Delta) -> None:
+        self.providers.update({record.provider_id: record for record in delta.providers})
+        self._health.update(delta.health)
+        endpoints = {
+            row.key: effective_endpoint(row, provider, self._health.get(row.key))
+            for row in delta.rows
+            if (provider := self.providers.get(row.provider_id)) is not None
+        }
+        for key, measured in delta.health.items():
+            known = endpoints.get(key) or self.catalog.endpoints.get(key)
+            if known is not None:
+                endpoints[key] = replace(known, health=measured)
+        if not any(
+            (delta.providers, endpoints, delta.models, delta.keys, delta.revoked, delta.limits, delta.lifted)
+        ):
+            self._horizon = delta.horizon
+            return
+        self.catalog = self.catalog.updated(
+            providers=[effective_provider(record) for record in delta.providers],
+            models=[effective_model(record) for record in delta.models],
+            endpoints=endpoints.values(),
+            keys=delta.keys,
+            limits=delta.limits,
+            gone=Gone(keys=delta.revoked, limits=delta.lifted),
+        )
+        self._horizon = delta.horizon

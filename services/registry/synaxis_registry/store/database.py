@@ -1,0 +1,137 @@
+"""The pool of connections, with every wait bounded, and what is tried again when Postgres fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from synaxis_common.logging import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+Connection = PoolConnectionProxy[asyncpg.Record]
+
+COMMAND_TIMEOUT_S = 10.0
+ACQUIRE_TIMEOUT_S = 3.0
+ATTEMPTS = 4
+
+_AGAIN = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,  # a migration changed a table under a prepared statement
+)
+_AWAY = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    OSError,
+    TimeoutError,
+)
+
+
+class DatabaseUnavailable(Exception):
+    """Postgres cannot be asked now; what was under way may or may not have been done."""
+
+
+class Database:
+    """A pool. All work goes through `run`, which retries what is safe to retry and names what is not."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size = url, size
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._reachable = False
+
+    def problem(self) -> str | None:
+        """Why the database keeps the service from being ready."""
+        return None if self._reachable else "Postgres cannot be reached"
+
+    async def connect(self) -> None:
+        """Open the pool, trying for ever: a registry may start before its database."""
+        delay = 0.2
+        while True:
+            try:
+                self._pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=2,
+                    max_size=self._size,
+                    timeout=5,
+                    command_timeout=COMMAND_TIMEOUT_S,
+                    server_settings={
+                        "application_name": "synaxis-registry",
+                        "timezone": "UTC",
+                        "statement_timeout": str(int(COMMAND_TIMEOUT_S * 1000)),
+                        "idle_in_transaction_session_timeout": "10000",
+                    },
+                )
+            except _AWAY as error:
+                log.warning("database_not_reachable", error=type(error).__name__, retry_in_s=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            else:
+                self._reachable = True
+                return
+
+    async def close(self) -> None:
+        """Close the pool, waiting a little for what is under way."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), timeout=5)
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run `work` on a connection, in a transaction.
+
+        Deadlocks and the like are tried again, so `work` must be safe to repeat. Raises DatabaseUnavailable
+        when Postgres is away.
+        """
+        if self._pool is None:
+            raise DatabaseUnavailable("not connected")
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with (
+                    self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
+                    connection.transaction(),
+                ):
+                    result = await work(connection)
+            except _AGAIN as error:
+                if attempt == ATTEMPTS:
+                    raise DatabaseUnavailable(type(error).__name__) from error
+                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries
+            except _AWAY as error:
+                self._reachable = False
+                raise DatabaseUnavailable(type(error).__name__) from error
+            else:
+                self._reachable = True
+                return result
+        raise AssertionError("the last attempt returns or raises")
+
+    async def listen(self, channels: tuple[str, ...], on_notice: Callable[[str], None]) -> None:
+        """Call `on_notice(channel)` for every NOTIFY until the connection is lost, which raises OSError."""
+        connection = await asyncpg.connect(self._url, timeout=5)
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            for channel in channels:
+                await connection.add_listener(channel, lambda _c, _p, name, _t: on_notice(name))
+                on_notice(channel)  # what came before this listener was there
+            while not lost.is_set():
+                await connection.execute("SELECT 1", timeout=5)
+                try:
+                    await asyncio.wait_for(lost.wait(), timeout=5)
+                except TimeoutError:
+                    continue
+            raise ConnectionError("the listening connection was lost")
+        finally:
+            connection.terminate()

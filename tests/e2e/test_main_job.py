@@ -1,0 +1,232 @@
+"""The main job on the whole system: real processes, real bus and database, the official client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import nats
+import openai
+import pytest
+
+from tests.support.models_dev import ModelsDevServer
+from tests.support.system import System
+from tests.support.upstream import Behaviour, FakeProvider
+
+MODEL = "talker-2-mini"
+ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
+SERVED = {"alpha": "acme/talker-2-mini", "beta": "talker-2-mini", "gamma": "acme/Talker-2-Mini"}
+"""What each provider calls the model; alpha is the cheapest, gamma the dearest."""
+
+
+async def eventually(what: str, check: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
+    """Wait until `check` holds, or fail saying that `what` did not come true."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not await check():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(f"not within {within_s} s: {what}")
+
+
+@pytest.fixture
+async def upstreams() -> AsyncIterator[dict[str, FakeProvider]]:
+    providers = {name: FakeProvider(name, models=[model]) for name, model in SERVED.items()}
+    for provider in providers.values():
+        await provider.start()
+    yield providers
+    for provider in providers.values():
+        await provider.stop()
+
+
+@pytest.fixture
+async def system(upstreams: dict[str, FakeProvider]) -> AsyncIterator[System]:
+    """Two registries and two gateways, and three providers that serve one model at different prices."""
+    with ModelsDevServer.of_small_world() as models_dev:
+        environment = {
+            "SYNAXIS_MODELS_DEV_URL": models_dev.url,
+            "SYNAXIS_DISCOVERY_CONFIRM_AFTER": "1",
+            "SYNAXIS_DISCOVERY_SCHEDULE": "2s",
+        }
+        async with System.started(environment, "--gateways", "2", "--registries", "2") as running:
+            for name, provider in upstreams.items():
+                answer = await running.admin(
+                    "PUT",
+                    f"/providers/{name}",
+                    {"base_url": provider.base_url, "kind": "openai", "api_key_env": None},
+                )
+                assert answer.status == 200, answer.body
+
+            async def all_available() -> bool:
+                rows = (await running.admin("GET", f"/provider-models?model={MODEL}&available=true")).body["data"]
+                return len(rows) == len(upstreams)
+
+            await eventually("every provider serves the model", all_available)
+            yield running
+
+
+async def chat(system: System, **more: Any) -> tuple[str, str]:
+    """The provider that answered one request, and what it said."""
+    async with system.openai() as client:
+        raw = await client.chat.completions.with_raw_response.create(**ASK, **more)
+    return raw.headers["x-synaxis-provider"], raw.parse().choices[0].message.content or ""
+
+
+async def test_a_dead_provider_is_replaced_marked_and_taken_back(
+    system: System, upstreams: dict[str, FakeProvider]
+) -> None:
+    bus = await nats.connect(system.info["nats_url"])
+    events: list[str] = []
+
+    async def note(message: Any) -> None:
+        events.append(message.subject)
+
+    await bus.subscribe("synaxis.events.v1.model.>", cb=note)
+    assert await chat(system) == ("alpha", "Hello from the provider")
+
+    await upstreams["alpha"].stop()
+    for _ in range(5):
+        provider, text = await chat(system)
+        assert (provider, text) == ("beta", "Hello from the provider")
+
+    async def gone() -> bool:
+        return f"synaxis.events.v1.model.unavailable.alpha.{MODEL}" in events
+
+    await eventually("an event says that alpha is gone", gone)
+    row = (await system.admin("GET", "/provider-models/alpha/acme/talker-2-mini")).body
+    assert row["is_available"] is False
+    assert row["unavailable_reason"] == "unreachable"
+
+    await upstreams["alpha"].start()
+
+    async def back() -> bool:
+        return f"synaxis.events.v1.model.available.alpha.{MODEL}" in events
+
+    await eventually("an event says that alpha is back", back)
+
+    async def cheapest_again() -> bool:
+        return (await chat(system))[0] == "alpha"
+
+    await eventually("alpha answers again", cheapest_again)
+    await bus.close()
+
+
+async def test_streams_fail_over_before_content_and_are_never_ended_falsely(
+    system: System, upstreams: dict[str, FakeProvider]
+) -> None:
+    upstreams["alpha"].behaviour = Behaviour(error_after=0)
+    async with system.openai() as client:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        assert text == "Hello from the provider"
+        for provider in upstreams.values():
+            provider.behaviour = Behaviour(cut_after=2)
+        with pytest.raises(openai.APIError):
+            async for _ in await client.chat.completions.create(**ASK, stream=True):
+                pass
+
+
+async def test_a_key_made_through_one_gateway_works_at_once_through_all(system: System) -> None:
+    assert (await system.admin("POST", "/tenants", {"id": "acme", "name": "Acme"})).status == 201
+    made = await system.admin("POST", "/tenants/acme/keys", {"name": "first"})
+    assert made.status == 201
+    async with system.openai(key=made.body["key"]) as client:
+        answers = await asyncio.gather(*(client.chat.completions.create(**ASK) for _ in range(20)))
+    assert len(answers) == 20
+    assert (await system.admin("DELETE", f"/tenants/acme/keys/{made.body['key_id']}")).status == 200
+
+    async def refused() -> bool:
+        async with system.openai(key=made.body["key"]) as client:
+            try:
+                await client.chat.completions.create(**ASK)
+            except openai.AuthenticationError:
+                return True
+        return False
+
+    await eventually("the revoked key is refused", refused, within_s=1.0)
+
+
+async def test_a_limit_holds_over_both_gateways_and_registries(system: System) -> None:
+    await system.admin("POST", "/tenants", {"id": "bounded", "name": "Bounded"})
+    key = (await system.admin("POST", "/tenants/bounded/keys", {"name": ""})).body["key"]
+    put = await system.admin("PUT", f"/tenants/bounded/limits/{MODEL}", {"allowed_rpm": 7})
+    assert put.status == 200
+    async with system.openai(key=key) as client:
+        asked = [client.chat.completions.create(**ASK) for _ in range(30)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    admitted = [answer for answer in answers if not isinstance(answer, BaseException)]
+    refused = [answer for answer in answers if isinstance(answer, openai.RateLimitError)]
+    assert (len(admitted), len(refused)) == (7, 23)
+    assert 0 < float(refused[0].response.headers["retry-after"]) <= 61
+    assert refused[0].code == "rate_limit_exceeded"
+
+
+async def test_every_request_is_in_the_ledger_once_with_its_exact_cost(system: System) -> None:
+    before = (await system.admin("GET", "/usage?provider=alpha")).body["data"][0]
+    for _ in range(3):
+        assert (await chat(system))[0] == "alpha"
+
+    async def settled() -> bool:
+        now = (await system.admin("GET", "/usage?provider=alpha")).body["data"][0]
+        return int(now["requests"]) == int(before["requests"]) + 3
+
+    await eventually("three requests are in the ledger", settled)
+
+
+async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_event(system: System) -> None:
+    bus = await nats.connect(system.info["nats_url"])
+    stream = bus.jetstream()
+
+    async def runs() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = (await system.admin("GET", "/jobs/models-dev-sync/runs")).body["data"]
+        return rows
+
+    events = (await stream.stream_info("SYNAXIS_EVENTS")).state.messages
+    rows = await system.query("SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id")
+    known = len(await runs())
+    assert (await system.admin("POST", "/jobs/models-dev-sync/run")).status == 202
+
+    async def finished() -> bool:
+        newest = await runs()
+        return len(newest) > known and newest[0]["status"] == "succeeded"
+
+    await eventually("the second sync has succeeded", finished)
+    assert (await stream.stream_info("SYNAXIS_EVENTS")).state.messages == events
+    again = await system.query("SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id")
+    assert [row["xmin"] for row in again] == [row["xmin"] for row in rows]
+    await bus.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key", "status", "code"),
+    [
+        ("/v1/chat/completions", b"{not json", "tenant", 400, None),
+        ("/v1/chat/completions", b"[1, 2]", "tenant", 400, None),
+        ("/v1/chat/completions", b'{"model": 7, "messages": []}', "tenant", 400, None),
+        ("/v1/chat/completions", b'{"model": "talker-2-mini", "messages": "hi"}', "tenant", 400, None),
+        ("/v1/chat/completions", b"[" * 5000, "tenant", 400, None),
+        ("/v1/chat/completions", b'{"model": "nobody-has-this", "messages": []}', "tenant", 404, "model_not_found"),
+        ("/v1/chat/completions", b"{}", None, 401, "invalid_api_key"),
+        ("/v1/chat/completions", b"{}", "sk-syn-wrong", 401, "invalid_api_key"),
+        ("/v1/chat/completions", b"x" * 50_000_000, "tenant", 413, None),
+        ("/v1/models", None, None, 401, "invalid_api_key"),
+        ("/admin/v1/providers", None, "tenant", 401, "invalid_api_key"),
+    ],
+    ids=["not-json", "a-list", "model-7", "messages-text", "deep", "unknown", "no-key", "bad-key", "50-mb", "models", "admin"],
+)
+async def test_bad_input_gets_a_clear_error_and_harms_nobody(
+    bad_input_system: System, path: str, body: bytes | None, key: str | None, status: int, code: str | None
+) -> None:
+    answer = await bad_input_system.http("POST" if body is not None else "GET", path, body, key)
+    assert answer.status == status
+    assert answer.body["error"]["message"]
+    if code is not None:
+        assert answer.body["error"]["code"] == code
+
+
+@pytest.fixture(scope="module")
+async def bad_input_system() -> AsyncIterator[System]:
+    with ModelsDevServer.of_small_world() as models_dev:
+        async with System.started({"SYNAXIS_MODELS_DEV_URL": models_dev.url}) as running:
+            yield running

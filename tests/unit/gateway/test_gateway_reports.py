@@ -1,0 +1,153 @@
+"""Call reports reach the bus, however long it is away; plans are asked for twice at most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from synaxis_common import ids
+from synaxis_common.bus import Bus, BusUnavailable
+from synaxis_common.clock import SystemClock
+from synaxis_common.contracts.base import Message
+from synaxis_common.contracts.routing import LeaseReturn, RefusalCode, RouteRefusal, RouteReply, RouteRequest
+from synaxis_common.contracts.usage import CallReport, RequestOutcome
+from synaxis_common.settings import ServiceSettings
+from synaxis_gateway.dispatch.reports import Reports
+from synaxis_gateway.routing import ASK_AGAIN_AFTER_S, Registry
+from synaxis_gateway.wire import openai_request
+
+ASK = openai_request.parse(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', "chat")
+
+
+class FlakyBus(Bus):
+    """A bus that fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0, silent: int = 0) -> None:
+        super().__init__(ServiceSettings(), "test")
+        self.failures = failures
+        self.silent = silent
+        self.stored: list[str] = []
+        self.tried: list[str] = []
+        self.published: list[Message] = []
+        self.asked: list[RouteRequest] = []
+
+    async def store(self, subject: str, payload: bytes, message_id: str, timeout: float = 5.0) -> int:
+        self.tried.append(message_id)
+        if self.failures:
+            self.failures -= 1
+            raise BusUnavailable(subject)
+        self.stored.append(message_id)
+        return len(self.stored)
+
+    async def publish(self, subject: str, message: Message) -> None:
+        self.published.append(message)
+
+    async def request_bytes(self, subject, payload, reply, timeout, headers=None):  # type: ignore[no-untyped-def]
+        request = RouteRequest.model_validate_json(payload)
+        self.asked.append(request)
+        if self.failures:
+            self.failures -= 1
+            raise BusUnavailable(subject)
+        if self.silent:
+            self.silent -= 1
+            await asyncio.sleep(timeout)
+            raise BusUnavailable(subject)
+        refusal = RouteRefusal(request_id=request.request_id, code=RefusalCode.MODEL_NOT_FOUND, message="no")
+        return RouteReply(answer=refusal)
+
+
+def report(request_id: UUID) -> CallReport:
+    return CallReport(
+        request_id=request_id,
+        tenant_id="t",
+        key_id="k",
+        global_model_id="m",
+        model_asked="m",
+        started_at=datetime(2026, 11, 23, tzinfo=UTC),
+        outcome=RequestOutcome.OK,
+        http_status=200,
+        latency_s=1.0,
+    )
+
+
+@asynccontextmanager
+async def publishing(reports: Reports) -> AsyncIterator[None]:
+    task = asyncio.create_task(reports.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None:
+    bus = FlakyBus()
+    reports = Reports(bus, capacity=1000)
+    sent = [ids.uuid7() for _ in range(200)]
+    async with publishing(reports):
+        for request_id in sent:
+            reports.submit(report(request_id))
+        assert await reports.flush(2.0) == 0
+    assert bus.stored == [str(request_id) for request_id in sent]
+
+
+async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> None:
+    bus = FlakyBus(failures=3)
+    reports = Reports(bus, capacity=10)
+    request_id = ids.uuid7()
+    async with publishing(reports):
+        reports.submit(report(request_id))
+        assert await reports.flush(5.0) == 0
+    assert bus.tried == [str(request_id)] * 4
+    assert bus.stored == [str(request_id)]
+
+
+async def test_what_could_not_be_stored_before_the_end_is_counted() -> None:
+    reports = Reports(FlakyBus(failures=1000), capacity=10)
+    async with publishing(reports):
+        reports.submit(report(ids.uuid7()))
+        assert await reports.flush(0.1) == 1
+
+
+async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_report() -> None:
+    reports = Reports(FlakyBus(), capacity=1)
+    assert reports.problem() is None
+    for _ in range(2):
+        reports.submit(report(ids.uuid7()))
+    assert reports.problem() is not None
+    async with publishing(reports):
+        assert await reports.flush(2.0) == 0
+    assert reports.problem() is None
+
+
+async def test_an_unused_permit_is_given_back() -> None:
+    bus = FlakyBus()
+    reports = Reports(bus, capacity=1)
+    unused = LeaseReturn(lease_id=ids.uuid7(), tenant_id="t", unused_permits=1)
+    async with publishing(reports):
+        reports.give_back(unused)
+        await reports.flush(2.0)
+    assert bus.published == [unused]
+
+
+@pytest.mark.parametrize("bus", [FlakyBus(silent=1), FlakyBus(failures=1)], ids=["silent", "absent"])
+async def test_a_registry_that_does_not_answer_is_followed_by_another_with_the_same_question(
+    bus: FlakyBus,
+) -> None:
+    registry = Registry(bus, SystemClock(), timeout_s=3.0)
+    async with asyncio.timeout(ASK_AGAIN_AFTER_S + 1):
+        answer = await registry.route(ASK, "hash", ids.uuid7())
+    assert isinstance(answer, RouteRefusal)
+    assert len(bus.asked) == 2
+    assert bus.asked[0] == bus.asked[1], "one request id, so that it is booked once"
+
+
+async def test_when_no_registry_answers_the_bus_is_said_to_be_unavailable() -> None:
+    registry = Registry(FlakyBus(failures=9), SystemClock(), timeout_s=3.0)
+    with pytest.raises(BusUnavailable):
+        await registry.route(ASK, "hash", ids.uuid7())
