@@ -59,7 +59,9 @@ async def system(upstreams: dict[str, FakeProvider]) -> AsyncIterator[System]:
                 assert answer.status == 200, answer.body
 
             async def all_available() -> bool:
-                rows = (await running.admin("GET", f"/provider-models?model={MODEL}&available=true")).body["data"]
+                rows = (await running.admin("GET", f"/provider-models?model={MODEL}&available=true")).body[
+                    "data"
+                ]
                 return len(rows) == len(upstreams)
 
             await eventually("every provider serves the model", all_available)
@@ -183,7 +185,9 @@ async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_even
         return rows
 
     events = (await stream.stream_info("SYNAXIS_EVENTS")).state.messages
-    rows = await system.query("SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id")
+    rows = await system.query(
+        "SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id"
+    )
     known = len(await runs())
     assert (await system.admin("POST", "/jobs/models-dev-sync/run")).status == 202
 
@@ -193,7 +197,9 @@ async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_even
 
     await eventually("the second sync has succeeded", finished)
     assert (await stream.stream_info("SYNAXIS_EVENTS")).state.messages == events
-    again = await system.query("SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id")
+    again = await system.query(
+        "SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id"
+    )
     assert [row["xmin"] for row in again] == [row["xmin"] for row in rows]
     await bus.close()
 
@@ -206,14 +212,32 @@ async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_even
         ("/v1/chat/completions", b'{"model": 7, "messages": []}', "tenant", 400, None),
         ("/v1/chat/completions", b'{"model": "talker-2-mini", "messages": "hi"}', "tenant", 400, None),
         ("/v1/chat/completions", b"[" * 5000, "tenant", 400, None),
-        ("/v1/chat/completions", b'{"model": "nobody-has-this", "messages": []}', "tenant", 404, "model_not_found"),
+        (
+            "/v1/chat/completions",
+            b'{"model": "nobody-has-this", "messages": []}',
+            "tenant",
+            404,
+            "model_not_found",
+        ),
         ("/v1/chat/completions", b"{}", None, 401, "invalid_api_key"),
         ("/v1/chat/completions", b"{}", "sk-syn-wrong", 401, "invalid_api_key"),
         ("/v1/chat/completions", b"x" * 50_000_000, "tenant", 413, None),
         ("/v1/models", None, None, 401, "invalid_api_key"),
         ("/admin/v1/providers", None, "tenant", 401, "invalid_api_key"),
     ],
-    ids=["not-json", "a-list", "model-7", "messages-text", "deep", "unknown", "no-key", "bad-key", "50-mb", "models", "admin"],
+    ids=[
+        "not-json",
+        "a-list",
+        "model-7",
+        "messages-text",
+        "deep",
+        "unknown",
+        "no-key",
+        "bad-key",
+        "50-mb",
+        "models",
+        "admin",
+    ],
 )
 async def test_bad_input_gets_a_clear_error_and_harms_nobody(
     bad_input_system: System, path: str, body: bytes | None, key: str | None, status: int, code: str | None

@@ -21,14 +21,13 @@ from synaxis_common.contracts.catalog import (
     CatalogProviderModel,
     SeenProvider,
 )
-from synaxis_sync.entries import ModelsRead, ProviderEntry, ProvidersRead
-from synaxis_sync.models_dev import API, MODELS
+from synaxis_sync.entries import API, MODELS, ModelsRead, ProviderEntry, ProvidersRead
 
 _PROVIDER: Final = "provider/"
 _METADATA: Final = "models"
 _ETAG: Final = "etag/"
-_ENVELOPE_BYTES: Final = 1024
-"""Kept free in a part for the run's id, time, hash and numbering."""
+_ENVELOPE_BYTES: Final = 32 * 1024
+"""Kept free in a part for what it says beside its models."""
 
 EntryT = TypeVar("EntryT", CatalogModel, CatalogProviderModel)
 
@@ -162,9 +161,7 @@ def _metadata_messages(run: Run, read: ModelsRead, metadata_hash: str) -> Iterat
             parts=len(parts),
             models=models,
         )
-        yield _outgoing(
-            "metadata", subjects.CATALOG_MODELS, message, f"{run.run_id}/{_METADATA}/{number}"
-        )
+        yield _outgoing("metadata", subjects.CATALOG_MODELS, message, f"{run.run_id}/{_METADATA}/{number}")
 
 
 def _provider_messages(

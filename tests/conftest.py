@@ -1,0 +1,50 @@
+"""A real nats-server and a real Postgres for every test that asks for one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from tests.support.servers import Servers, docker_servers, embedded_servers
+
+settings.register_profile("synaxis", deadline=None)  # a busy machine is no failure
+settings.load_profile("synaxis")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Docker containers where an engine answers, else the embedded servers; SYNAXIS_TEST_SERVERS decides."""
+    wish = os.environ.get("SYNAXIS_TEST_SERVERS", "")
+    with tempfile.TemporaryDirectory(prefix="synaxis-test-") as folder:
+        Path(folder).chmod(0o755)
+        found = docker_servers() if wish != "embedded" else None
+        if found is None:
+            if wish == "docker":
+                pytest.fail("SYNAXIS_TEST_SERVERS=docker, but no Docker engine answers")
+            found = embedded_servers(Path(folder))
+        with found as running:
+            yield running
+
+
+@pytest.fixture
+def fresh_nats_url(servers: Servers) -> Iterator[str]:
+    """A nats-server of the test's own, with nothing in it."""
+    with servers.nats() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def nats_url(servers: Servers) -> Iterator[str]:
+    """A nats-server that the tests of a module share."""
+    with servers.nats() as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_database_url(servers: Servers) -> str:
+    """An empty database of the test's own."""
+    return servers.new_database()
