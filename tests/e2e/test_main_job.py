@@ -9,7 +9,6 @@ from typing import Any
 import nats
 import openai
 import pytest
-
 from tests.support.models_dev import ModelsDevServer
 from tests.support.system import System
 from tests.support.upstream import Behaviour, FakeProvider

@@ -163,7 +163,7 @@ class Rig:
     async def is_applied(self, name: str, at: datetime) -> bool:
         """Whether a word of sync has been applied."""
         found = await self.database.fetchval("SELECT observed_at FROM catalog_source WHERE name = $1", name)
-        return found == at
+        return bool(found == at)
 
     async def targets(self, *keys_present: str) -> TargetsReply:
         """What discovery asks, saying which variables are set."""

@@ -13,7 +13,7 @@ from synaxis_common.contracts.admin import ADMIN_ROUTES, AdminReply, AdminReques
 from synaxis_common.contracts.base import Message
 from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, CatalogProvider
 from synaxis_common.contracts.events import CloudEvent
-from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, LeaseReply
+from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, JobWake, LeaseReply
 from synaxis_common.contracts.observation import (
     PollRequested,
     ProviderObservation,
@@ -141,6 +141,14 @@ CHANNELS: tuple[Channel, ...] = (
         JobClaim,
         "May I run this slot of a job? Exactly one worker is told yes.",
         ClaimReply,
+    ),
+    Channel(
+        f"{subjects.JOB_WAKE}.*",
+        "core",
+        "registry",
+        "sync, discovery",
+        JobWake,
+        "Ask for the job now: an operator wants it run.",
     ),
     Channel(
         subjects.JOB_HEARTBEAT,

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 from nats.aio.msg import Msg
@@ -57,6 +58,8 @@ LONGEST_SLEEP_S = 30.0
 LAST_WORD_TIMEOUT_S = 2.0
 """A worker that is stopped says so within this time."""
 
+CANCEL_AGAIN_AFTER_S = 0.5
+
 _random = random.SystemRandom()
 
 
@@ -93,6 +96,27 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
 
 
+def heed_cancellation() -> None:
+    """Raise CancelledError if this task was cancelled and has not noticed.
+
+    `asyncio.wait_for` of Python 3.11, by which the NATS client waits, loses a cancellation that comes at the
+    same moment as the result.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended: see `heed_cancellation` for why once may not be enough."""
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_AFTER_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class JobWorker:
     """Runs one job whenever the registry grants it a run."""
 
@@ -108,7 +132,9 @@ class JobWorker:
         try:
             while True:
                 self._woken.clear()
-                await self._sleep(await self._ask())
+                delay_s = await self._ask()
+                heed_cancellation()
+                await self._sleep(delay_s)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
@@ -187,9 +213,7 @@ class _Run:
             await self._say_stopped(working.result() if working.done() else None)
             raise
         finally:
-            for task in (working, keeping):
-                task.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
+            await _ended(working, keeping)
             DURATION.labels(self._job.name).observe(self._clock.monotonic() - begun)
 
     async def _outcome(self) -> JobFinish:

@@ -10,6 +10,7 @@ from synaxis_common import key_variables, subjects
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.observation import DiscoveryTarget, TargetsReply, TargetsRequest
+from synaxis_common.jobs import heed_cancellation
 from synaxis_common.logging import get_logger
 from synaxis_discovery.metrics import KEYS
 
@@ -49,6 +50,7 @@ class Targets:
                 await self.announce()
             except BusUnavailable as error:
                 log.debug("targets_not_answered", error=str(error))
+            heed_cancellation()
             eager = not self._variables or self._clock.monotonic() < self._eager_until
             try:
                 async with asyncio.timeout(

@@ -13,6 +13,7 @@ from synaxis_common import subjects
 from synaxis_common.consumer import ConsumerSpec, Delivery, DurableConsumer, Poison, TryLater
 from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
 from synaxis_common.service import Runtime, run_service
+from synaxis_registry.answering import Answering
 from synaxis_registry.chores import Chores
 from synaxis_registry.handlers.admin import AdminVerbs
 from synaxis_registry.handlers.catalog import CatalogHandlers
@@ -82,6 +83,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("tidy", chores.tidy)
     tasks.start("forgive", chores.forgive)
 
+    bus.broker.add_middleware(Answering)
     bus.answer(subjects.ROUTE, routing.route, workers=ROUTE_WORKERS)
     bus.answer(subjects.MODELS, routing.models, workers=ADMIN_WORKERS)
     bus.answer(subjects.LEASE_RETURN, routing.give_back, workers=ADMIN_WORKERS)
@@ -99,11 +101,11 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
         await database.close()
 
 
-def _verb(admin: AdminVerbs, name: str) -> Callable[[bytes, NatsMessage], Awaitable[AdminReply]]:
-    """The handler of one admin verb: bytes, since the proof is over just those."""
+def _verb(admin: AdminVerbs, name: str) -> Callable[[NatsMessage], Awaitable[AdminReply]]:
+    """The handler of one admin verb: it takes the bytes as they came, since the proof is over just those."""
 
-    async def verb(body: bytes, message: NatsMessage) -> AdminReply:
-        return await admin.answer(name, body, str(message.headers.get(PROOF_HEADER, "")))
+    async def verb(message: NatsMessage) -> AdminReply:
+        return await admin.answer(name, message.body, str(message.headers.get(PROOF_HEADER, "")))
 
     return verb
 

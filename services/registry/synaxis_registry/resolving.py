@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from synaxis_common.contracts.catalog import ModelFacts
@@ -42,44 +43,64 @@ def known_model(record: GlobalModelRecord) -> identity.KnownModel:
 
 
 class Resolving:
-    """Resolves provider model ids. Rebuilt when global models have changed elsewhere."""
+    """Resolves provider model ids, with what this and other registries have stored until now."""
 
     def __init__(self) -> None:
-        self._resolver: identity.Resolver | None = None
+        self._resolver = identity.Resolver([])
+        self._records: dict[str, GlobalModelRecord] = {}
+        self._made: dict[str, GlobalModelRecord] = {}
+        """Made here and not yet seen in the database: the transaction that made it may have failed."""
+        self._horizon = catalog.FIRST
         self._lock = threading.Lock()
-
-    def forget(self) -> None:
-        """Global models have changed: read them again before the next resolution."""
-        self._resolver = None
 
     @asynccontextmanager
     async def session(self, connection: Connection) -> AsyncIterator[Resolve]:
         """A rule for the core; what it has to create is stored at the end, in the caller's transaction."""
-        resolver = self._resolver
-        if resolver is None:
-            records = await catalog.read_models(connection)
-            resolver = identity.Resolver([known_model(record) for record in records.values()])
-            self._resolver = resolver
-        created: dict[str, GlobalModelRecord] = {}
+        horizon, changed = await catalog.read_models_since(connection, self._horizon)
+        if changed:
+            await asyncio.to_thread(self._absorb, changed)
+        self._horizon = horizon
+        needed: dict[str, GlobalModelRecord] = {}
 
         def resolve(provider_id: str, provider_model_id: str, facts: ModelFacts) -> Resolved:
-            offering = identity.Offering(provider_id, provider_model_id, evidence(facts))
             with self._lock:
-                found = resolver.resolve(offering)
-                if found.is_new and found.suggested is not None:
-                    resolver.learn(found.suggested)
-                    created[found.suggested.id] = GlobalModelRecord(
-                        id=found.suggested.id,
-                        name=facts.name or found.suggested.id,
-                        vendor=found.suggested.vendor,
-                        facts=facts,
-                        aliases=found.suggested.aliases,
-                    )
-            return Resolved(found.global_model_id, str(found.rule), found.confidence)
+                found = self._resolve(provider_id, provider_model_id, facts)
+                made = self._made.get(found.global_model_id)
+            if made is not None:
+                needed[made.id] = made
+            return found
 
-        try:
-            yield resolve
-            await catalog.add_models(connection, created.values())
-        except BaseException:
-            self.forget()  # it has learnt of models that were not stored
-            raise
+        yield resolve
+        await catalog.add_models(connection, needed.values())
+
+    def _absorb(self, changed: Iterable[GlobalModelRecord]) -> None:
+        """Learn of models that are new; one that has changed makes the resolver be built anew."""
+        with self._lock:
+            is_outdated = False
+            for record in changed:
+                known = self._records.get(record.id)
+                self._made.pop(record.id, None)
+                if known == record:
+                    continue
+                self._records[record.id] = record
+                if known is None:
+                    self._resolver.learn(known_model(record))
+                else:
+                    is_outdated = True
+            if is_outdated:
+                self._resolver = identity.Resolver([known_model(one) for one in self._records.values()])
+
+    def _resolve(self, provider_id: str, provider_model_id: str, facts: ModelFacts) -> Resolved:
+        offering = identity.Offering(provider_id, provider_model_id, evidence(facts))
+        found = self._resolver.resolve(offering)
+        if found.is_new and found.suggested is not None:
+            self._resolver.learn(found.suggested)
+            record = GlobalModelRecord(
+                id=found.suggested.id,
+                name=facts.name or found.suggested.id,
+                vendor=found.suggested.vendor,
+                facts=facts,
+                aliases=found.suggested.aliases,
+            )
+            self._made[record.id] = self._records[record.id] = record
+        return Resolved(found.global_model_id, str(found.rule), found.confidence)

@@ -13,17 +13,19 @@ from synaxis_registry.core import health
 from synaxis_registry.core.catalog import ApiKey, Catalog, EndpointHealth, EndpointKey, Gone, Limit
 from synaxis_registry.core.effective import effective_endpoint, effective_model, effective_provider
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
+from synaxis_registry.store import catalog as stored
 from synaxis_registry.store import queries
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
-from synaxis_registry.store.records import GLOBAL_MODEL, HEALTH, PROVIDER, PROVIDER_MODEL
+from synaxis_registry.store.records import HEALTH, PROVIDER, PROVIDER_MODEL
 
 log = get_logger(__name__)
 SQL = queries.load("snapshot")
 
-FIRST = "0"
 POLL_S = 1.0
 """How old the snapshot may grow when no notice comes (a notice is sent with every commit)."""
 STALE_S = 10.0
+REST = 4
+"""Resting this many times as long as a reading took keeps a busy catalog's from taking all of a core."""
 
 AGE = Gauge("synaxis_snapshot_age_seconds", "Seconds since the routing snapshot was last read")
 ENDPOINTS = Gauge("synaxis_snapshot_endpoints", "Provider models in the routing snapshot")
@@ -52,7 +54,7 @@ class Snapshot:
         self.catalog = Catalog.build()
         self.providers: dict[str, ProviderRecord] = {}
         self._health: dict[EndpointKey, EndpointHealth] = {}
-        self._horizon = FIRST
+        self._horizon = stored.FIRST
         self._read_at = -STALE_S
         self._refreshing = asyncio.Lock()
         self._begun = 0
@@ -60,7 +62,7 @@ class Snapshot:
 
     def problem(self) -> str | None:
         """Why the snapshot keeps the service from being ready: it has never been read."""
-        return "the catalog has not been read yet" if self._horizon == FIRST else None
+        return "the catalog has not been read yet" if self._horizon == stored.FIRST else None
 
     async def run(self) -> None:
         """Refresh whenever woken, and every second in any case."""
@@ -70,11 +72,14 @@ class Snapshot:
             except TimeoutError:
                 AGE.set(self._clock.monotonic() - self._read_at)
             self.wake.clear()
+            begun = self._clock.monotonic()
             try:
                 await self.refresh()
             except DatabaseUnavailable as error:
                 log.warning("snapshot_not_refreshed", error=str(error))
                 await asyncio.sleep(POLL_S)
+            else:
+                await asyncio.sleep(min((self._clock.monotonic() - begun) * REST, POLL_S))
 
     async def refresh(self) -> None:
         """Read what was committed before this call. Raises DatabaseUnavailable.
@@ -86,20 +91,19 @@ class Snapshot:
             if self._begun >= wanted:
                 return
             self._begun += 1
-            self._apply(await self._database.run(self._read))
+            await self._apply(await self._database.run(self._read))
             self._read_at = self._clock.monotonic()
             AGE.set(0)
             ENDPOINTS.set(len(self.catalog.endpoints))
 
     async def _read(self, connection: Connection) -> _Delta:
         since = self._horizon
-        horizon: str = await connection.fetchval(SQL["horizon"])
+        horizon, models = await stored.read_models_since(connection, since)
         providers = tuple(PROVIDER.read(row[0]) for row in await connection.fetch(SQL["providers"], since))
         moved = [record.provider_id for record in providers if self._is_seen_differently(record)]
         found = await connection.fetch(SQL["provider_models"], since, moved)
         texts = [row[0] for row in found]
         rows = await asyncio.to_thread(lambda: tuple(PROVIDER_MODEL.read(text) for text in texts))
-        models = tuple(GLOBAL_MODEL.read(row[0]) for row in await connection.fetch(SQL["models"], since))
         keys = await connection.fetch(SQL["keys"], since)
         limits = await connection.fetch(SQL["limits"], since)
         measured = await connection.fetch(SQL["health"], since)
@@ -107,7 +111,7 @@ class Snapshot:
             horizon=horizon,
             providers=providers,
             rows=rows,
-            models=models,
+            models=tuple(models),
             keys=tuple(
                 ApiKey(row["key_id"], row["key_hash"], row["tenant_id"])
                 for row in keys
@@ -137,9 +141,13 @@ class Snapshot:
             or effective_provider(old) != effective_provider(record)
         )
 
-    def _apply(self, delta: _Delta) -> None:
-        self.providers.update({record.provider_id: record for record in delta.providers})
+    async def _apply(self, delta: _Delta) -> None:
+        self.providers = {**self.providers, **{record.provider_id: record for record in delta.providers}}
         self._health.update(delta.health)
+        self.catalog = await asyncio.to_thread(self._with, delta)  # indexing names anew takes a while
+        self._horizon = delta.horizon
+
+    def _with(self, delta: _Delta) -> Catalog:
         endpoints = {
             row.key: effective_endpoint(row, provider, self._health.get(row.key))
             for row in delta.rows
@@ -152,9 +160,8 @@ class Snapshot:
         if not any(
             (delta.providers, endpoints, delta.models, delta.keys, delta.revoked, delta.limits, delta.lifted)
         ):
-            self._horizon = delta.horizon
-            return
-        self.catalog = self.catalog.updated(
+            return self.catalog
+        return self.catalog.updated(
             providers=[effective_provider(record) for record in delta.providers],
             models=[effective_model(record) for record in delta.models],
             endpoints=endpoints.values(),
@@ -162,4 +169,3 @@ class Snapshot:
             limits=delta.limits,
             gone=Gone(keys=delta.revoked, limits=delta.lifted),
         )
-        self._horizon = delta.horizon

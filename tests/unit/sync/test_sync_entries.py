@@ -133,7 +133,9 @@ def test_a_limit_of_zero_is_unknown() -> None:
 
 
 def test_a_model_may_live_elsewhere_and_speak_otherwise_than_its_provider() -> None:
-    found = only_model(provider={"npm": "@ai-sdk/anthropic", "api": "https://other.example/v1"}, status="beta")
+    found = only_model(
+        provider={"npm": "@ai-sdk/anthropic", "api": "https://other.example/v1"}, status="beta"
+    )
     assert (found.npm, found.base_url, found.facts.status) == (
         "@ai-sdk/anthropic",
         "https://other.example/v1",
@@ -175,8 +177,8 @@ def test_a_broken_model_is_skipped_and_told_and_its_neighbours_stay(case: str) -
 
 
 def test_a_price_with_an_absurd_exponent_is_not_written_out() -> None:
-    text = b'{"p": {"models": {"a": {"cost": {"input": 1e-999999}}, "b": {"cost": {"input": 0e999999}}, "c": {}}}}'
-    read = read_providers(parse(text))
+    models = b'{"a": {"cost": {"input": 1e-999999}}, "b": {"cost": {"input": 0e999999}}, "c": {}}'
+    read = read_providers(parse(b'{"p": {"models": %b}}' % models))
     assert [found.provider_model_id for found in read.providers[0].models] == ["c"]
     assert [skipped.where for skipped in read.skipped] == ["p/a", "p/b"]
 

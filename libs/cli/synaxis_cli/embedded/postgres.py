@@ -101,7 +101,7 @@ class PostgresServer:
         for parent in self._directory.parents:
             if not _passable(parent) and parent.stat().st_uid == 0:
                 raise RuntimeError(
-                    f"{parent} is closed to the user {_UNPRIVILEGED}, whom Postgres runs as when root starts it: "
+                    f"{parent} is closed to the user {_UNPRIVILEGED}, whom Postgres runs as for root: "
                     "set SYNAXIS_DATA_DIR to a directory elsewhere, or run as an ordinary user"
                 )
 

@@ -16,7 +16,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 def dies_with_parent(uid: int | None = None) -> Callable[[], None]:
-    """What a child does before it becomes its program: change to `uid`, then ask to be killed with its parent.
+    """What a child does before it becomes its program: change to `uid`, ask to be killed with its parent.
 
     In this order, since a change of user makes Linux forget the wish. Elsewhere than on Linux it is only the
     supervisor's own clean-up that ends children.

@@ -57,6 +57,12 @@ class ClaimReply(Message):
     answer: Annotated[JobGrant | JobDenied, Field(discriminator="kind")]
 
 
+class JobWake(Message):
+    """Tells the workers of a job that there is something to ask for; says nothing else."""
+
+    job: JobName
+
+
 class JobHeartbeat(Message):
     """Keeps the lease of a run."""
 

@@ -11,6 +11,7 @@ from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, C
 from synaxis_common.contracts.events import Cause
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.identification import reidentified
+from synaxis_registry.core.records import Resolve
 from synaxis_registry.core.update import apply_complete, apply_provider, vanished
 from synaxis_registry.models_json import global_models
 from synaxis_registry.resolving import Resolving
@@ -54,27 +55,32 @@ class CatalogHandlers:
 
     async def _metadata(self, connection: Connection, message: CatalogMetadata) -> None:
         """Renew global models, then decide anew what each provider model is."""
-        stored = await connection.fetchrow(catalog.SQL["source"], METADATA)
-        if stored is not None and (
-            stored["value"] == message.content_hash or stored["observed_at"] > message.observed_at
-        ):
-            return
+        name = METADATA if message.parts == 1 else f"{METADATA}/{message.part}"
+        for row in await connection.fetch(catalog.SQL["sources_named"], [METADATA, name]):
+            if row["value"] == message.content_hash or row["observed_at"] > message.observed_at:
+                return
         known = await catalog.read_models(connection)
         renewed = await asyncio.to_thread(global_models, known, message)
         await catalog.save_models(connection, renewed)
-        self._resolving.forget()
         cause = Cause(kind="sync", id=str(message.run_id))
-        for provider_id in [row[0] for row in await connection.fetch(catalog.SQL["provider_ids"])]:
-            await self._reidentify(connection, provider_id, cause)
-        await catalog.save_source(connection, METADATA, message.content_hash, message.observed_at)
+        async with self._resolving.session(connection) as resolve:
+            for provider_id in [row[0] for row in await connection.fetch(catalog.SQL["provider_ids"])]:
+                await self._reidentify(connection, provider_id, resolve, cause)
+        await catalog.save_source(connection, name, message.content_hash, message.observed_at)
+        if message.parts > 1:
+            parts = [f"{METADATA}/{part}" for part in range(message.parts)]
+            found = await connection.fetch(catalog.SQL["sources_named"], parts)
+            if [row["value"] for row in found] == [message.content_hash] * message.parts:
+                await catalog.save_source(connection, METADATA, message.content_hash, message.observed_at)
 
-    async def _reidentify(self, connection: Connection, provider_id: str, cause: Cause) -> None:
+    async def _reidentify(
+        self, connection: Connection, provider_id: str, resolve: Resolve, cause: Cause
+    ) -> None:
         await connection.execute(catalog.SQL["lock_provider"], provider_id)
         record, rows = await catalog.read_provider(connection, provider_id)
         if record is None:
             return
-        async with self._resolving.session(connection) as resolve:
-            update = await asyncio.to_thread(reidentified, record, rows, resolve, self._clock.now(), cause)
+        update = await asyncio.to_thread(reidentified, record, rows, resolve, self._clock.now(), cause)
         await catalog.store_update(connection, update, rows)
 
     async def _complete(self, connection: Connection, message: CatalogComplete) -> None:
@@ -86,7 +92,9 @@ class CatalogHandlers:
         rows = {}
         for provider_id in vanished(providers, message, applied_at):
             await connection.execute(catalog.SQL["lock_provider"], provider_id)
-            _, rows[provider_id] = await catalog.read_provider(connection, provider_id)
+            record, rows[provider_id] = await catalog.read_provider(connection, provider_id)
+            if record is not None:
+                providers[provider_id] = record  # as it is now that nobody else can change it
         result = apply_complete(providers, rows, message, self._clock.now(), applied_at)
         if result.refused is not None:
             log.error("nothing_retired", reason=result.refused)

@@ -15,6 +15,9 @@ from synaxis_registry.store.records import GLOBAL_MODEL, PROVIDER, PROVIDER_MODE
 
 SQL = queries.load("catalog")
 
+FIRST = "0"
+"""A horizon before everything."""
+
 Rows = dict[str, ProviderModelRecord]
 Change = Callable[[ProviderRecord | None, Rows], ProviderUpdate]
 """A rule of the core, with all but the stored rows given."""
@@ -110,6 +113,13 @@ async def read_models(connection: Connection) -> dict[str, GlobalModelRecord]:
     """All global models by id."""
     found = [GLOBAL_MODEL.read(row[0]) for row in await connection.fetch(SQL["models"])]
     return {record.id: record for record in found}
+
+
+async def read_models_since(connection: Connection, horizon: str) -> tuple[str, list[GlobalModelRecord]]:
+    """The global models written since `horizon`, and the horizon to ask with next time."""
+    new_horizon: str = await connection.fetchval(SQL["horizon"])
+    rows = await connection.fetch(SQL["models_since"], horizon)
+    return new_horizon, [GLOBAL_MODEL.read(row[0]) for row in rows]
 
 
 async def save_models(connection: Connection, records: Iterable[GlobalModelRecord]) -> None:

@@ -43,6 +43,16 @@ _AWAY = (
 )
 
 
+_LOST = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.InterfaceError,  # "connection is closed"
+    ConnectionError,
+)
+"""The connection was lost; another one of the pool may be fine, or Postgres may be back already."""
+
+
 class DatabaseUnavailable(Exception):
     """Postgres cannot be asked now; what was under way may or may not have been done."""
 
@@ -96,11 +106,12 @@ class Database:
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` on a connection, in a transaction.
 
-        Deadlocks and the like are tried again, so `work` must be safe to repeat. Raises DatabaseUnavailable
-        when Postgres is away.
+        Deadlocks and the like, and once a lost connection, are tried again, so `work` must be safe to repeat:
+        a commit whose answer was lost may have been done. Raises DatabaseUnavailable when Postgres is away.
         """
         if self._pool is None:
             raise DatabaseUnavailable("not connected")
+        is_lost = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with (
@@ -113,6 +124,11 @@ class Database:
                     raise DatabaseUnavailable(type(error).__name__) from error
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries
             except _AWAY as error:
+                if isinstance(error, ValueError):
+                    raise  # asyncpg refuses an argument: an InterfaceError too, but no fault of Postgres
+                if isinstance(error, _LOST) and not is_lost:
+                    is_lost = True
+                    continue
                 self._reachable = False
                 raise DatabaseUnavailable(type(error).__name__) from error
             else:

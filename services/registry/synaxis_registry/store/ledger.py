@@ -52,7 +52,7 @@ async def grant(connection: Connection, routed: Routed, ttl_s: int) -> tuple[Lim
 
 async def give_back(connection: Connection, request_id: UUID) -> None:
     """A permit that was not used."""
-    await connection.execute(SQL["end_permit"], request_id, "returned", Decimal(0))
+    await connection.execute(SQL["end_permit"], request_id, "returned")
 
 
 async def settle(connection: Connection, report: CallReport, settlement: Settlement) -> bool:
@@ -85,7 +85,12 @@ async def settle(connection: Connection, report: CallReport, settlement: Settlem
     if added is None:
         return False
     await connection.execute(
-        SQL["end_permit"], report.request_id, "settled", settlement.cost_usd or Decimal(0)
+        SQL["settle_call"],
+        report.request_id,
+        report.tenant_id,
+        report.global_model_id,
+        report.started_at,
+        settlement.cost_usd or Decimal(0),
     )
     return True
 
@@ -105,7 +110,7 @@ async def lapse(connection: Connection) -> int:
     """Charge permits that expired without a report at their worst case; answers how many."""
     found = await connection.fetch(SQL["lapsed_permits"])
     for row in found:
-        await connection.execute(SQL["end_permit"], row["request_id"], "lapsed", row["usd"])
+        await connection.execute(SQL["end_permit"], row["request_id"], "lapsed")
     return len(found)
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 import asyncpg
 
 from synaxis_common.logging import get_logger
-from synaxis_registry.store.database import Connection, Database
+from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 
 log = get_logger(__name__)
 
@@ -52,8 +52,8 @@ async def migrate(database: Database) -> None:
         while True:
             try:
                 await database.run(apply)
-            except asyncpg.LockNotAvailableError:
-                log.warning("migration_waits", migration=name)
+            except (asyncpg.LockNotAvailableError, DatabaseUnavailable) as error:
+                log.warning("migration_waits", migration=name, error=type(error).__name__)
                 await asyncio.sleep(1)
             else:
                 break

@@ -104,10 +104,12 @@ CREATE TABLE budget (
     tenant_id       text NOT NULL,
     global_model_id text NOT NULL,
     month           date NOT NULL,
-    spent           numeric NOT NULL DEFAULT 0 CHECK (spent < 1e12),
-    reserved        numeric NOT NULL DEFAULT 0 CHECK (reserved < 1e12),
+    spent           numeric NOT NULL DEFAULT 0 CHECK (spent >= 0 AND spent < 1e12),
+    reserved        numeric NOT NULL DEFAULT 0 CHECK (reserved >= 0 AND reserved < 1e12),
     PRIMARY KEY (tenant_id, global_model_id, month)
 );
+
+COMMENT ON TABLE budget IS 'What every tenant spends in a month, limited or not: a limit set later finds it here.';
 
 CREATE TABLE permit (
     request_id uuid PRIMARY KEY,
@@ -233,12 +235,20 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE ON %I FOR EACH ROW EXECUTE FUNCTION stamp_change()',
                        watched || '_stamp', watched);
     END LOOP;
-    -- Health changes with every report and is read on a timer instead.
+    -- Health changes with every report and is read on a timer; only circuits are told of at once, see below.
     FOREACH watched IN ARRAY ARRAY['provider', 'global_model', 'provider_model', 'api_key', 'tenant_model_limit'] LOOP
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION tell_change()',
                        watched || '_tell', watched);
     END LOOP;
 END $$;
+
+CREATE TRIGGER endpoint_health_tell_new AFTER INSERT ON endpoint_health FOR EACH ROW
+    WHEN (coalesce(NEW.state ->> 'open_until', NEW.state ->> 'limited_until') IS NOT NULL)
+    EXECUTE FUNCTION tell_change();
+CREATE TRIGGER endpoint_health_tell AFTER UPDATE ON endpoint_health FOR EACH ROW
+    WHEN ((NEW.state ->> 'open_until', NEW.state ->> 'limited_until')
+          IS DISTINCT FROM (OLD.state ->> 'open_until', OLD.state ->> 'limited_until'))
+    EXECUTE FUNCTION tell_change();
 
 CREATE TRIGGER outbox_tell AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION tell_outbox();
 
@@ -326,25 +336,16 @@ BEGIN
     ON CONFLICT (tenant_id, global_model_id, month) DO UPDATE SET reserved = g.reserved + excluded.reserved;
 END $$;
 
--- Ends a permit: what it reserved is given back and `p_cost` is spent instead. A late report of a permit that had
--- lapsed takes its worst case back. Once settled or returned, a permit is never ended again.
-CREATE FUNCTION end_permit(p_request_id uuid, p_state text, p_cost numeric) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Ends a permit that was not used ('returned'), or that nobody has reported on ('lapsed': its worst case is spent).
+CREATE FUNCTION end_permit(p_request_id uuid, p_state text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     held permit%ROWTYPE;
 BEGIN
-    SELECT * INTO held FROM permit WHERE request_id = p_request_id AND state IN ('held', 'lapsed') FOR UPDATE;
-    IF NOT FOUND OR held.state = p_state THEN
+    UPDATE permit SET state = p_state WHERE request_id = p_request_id AND state = 'held' RETURNING * INTO held;
+    IF NOT FOUND THEN
         RETURN false;
     END IF;
-    UPDATE permit SET state = p_state WHERE request_id = p_request_id;
-    -- Locked in the order in which grants take them.
-    PERFORM 1 FROM budget g
-     WHERE g.tenant_id = held.tenant_id AND g.global_model_id = ANY (held.limits) AND g.month = held.month
-     ORDER BY g.global_model_id FOR UPDATE;
-    UPDATE budget g
-       SET reserved = g.reserved - CASE WHEN held.state = 'held' THEN held.usd ELSE 0 END,
-           spent = g.spent + p_cost - CASE WHEN held.state = 'lapsed' THEN held.usd ELSE 0 END
-     WHERE g.tenant_id = held.tenant_id AND g.global_model_id = ANY (held.limits) AND g.month = held.month;
+    -- Rows are locked in the order in which grants take them: windows, then budgets, each by name.
     IF p_state = 'returned' THEN
         PERFORM 1 FROM rate_bucket b
          WHERE b.tenant_id = held.tenant_id AND b.global_model_id = ANY (held.limits) AND b.second = held.second
@@ -352,5 +353,46 @@ BEGIN
         UPDATE rate_bucket b SET requests = b.requests - held.requests, tokens = b.tokens - held.tokens
          WHERE b.tenant_id = held.tenant_id AND b.global_model_id = ANY (held.limits) AND b.second = held.second;
     END IF;
+    PERFORM 1 FROM budget g
+     WHERE g.tenant_id = held.tenant_id AND g.global_model_id = ANY (held.limits) AND g.month = held.month
+     ORDER BY g.global_model_id FOR UPDATE;
+    UPDATE budget g
+       SET reserved = g.reserved - held.usd, spent = g.spent + CASE WHEN p_state = 'lapsed' THEN held.usd ELSE 0 END
+     WHERE g.tenant_id = held.tenant_id AND g.global_model_id = ANY (held.limits) AND g.month = held.month;
     RETURN true;
+END $$;
+
+-- Puts what a request has cost into the budgets of its tenant, for all models and for the one that served it, in
+-- the month in which it was admitted. What its permit reserved, or was charged when it lapsed, is taken back. The
+-- caller has made sure that it is done once a request.
+CREATE FUNCTION settle_call(
+    p_request_id uuid, p_tenant text, p_model text, p_started_at timestamptz, p_cost numeric
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    held permit%ROWTYPE;
+    in_month date;
+    charged text[] := ARRAY['*', p_model];
+    freed numeric := 0;
+    uncharged numeric := 0;
+BEGIN
+    SELECT * INTO held FROM permit WHERE request_id = p_request_id AND tenant_id = p_tenant FOR UPDATE;
+    in_month := coalesce(
+        held.month, date_trunc('month', least(p_started_at, clock_timestamp()) AT TIME ZONE 'UTC')::date);
+    IF held.state = 'held' THEN
+        freed := held.usd;
+    ELSIF held.state = 'lapsed' THEN
+        uncharged := held.usd;
+    END IF;
+    UPDATE permit SET state = 'settled' WHERE request_id = held.request_id;
+    INSERT INTO budget (tenant_id, global_model_id, month)
+    SELECT DISTINCT p_tenant, m, in_month FROM unnest(charged) m ORDER BY m
+    ON CONFLICT DO NOTHING;
+    PERFORM 1 FROM budget g
+     WHERE g.tenant_id = p_tenant AND g.global_model_id = ANY (charged || held.limits) AND g.month = in_month
+     ORDER BY g.global_model_id FOR UPDATE;
+    UPDATE budget g
+       SET reserved = g.reserved - CASE WHEN g.global_model_id = ANY (held.limits) THEN freed ELSE 0 END,
+           spent = g.spent + CASE WHEN g.global_model_id = ANY (charged) THEN p_cost ELSE 0 END
+                           - CASE WHEN g.global_model_id = ANY (held.limits) THEN uncharged ELSE 0 END
+     WHERE g.tenant_id = p_tenant AND g.global_model_id = ANY (charged || held.limits) AND g.month = in_month;
 END $$;

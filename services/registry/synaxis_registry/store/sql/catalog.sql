@@ -46,6 +46,13 @@ ON CONFLICT (id) DO NOTHING
 -- name: models
 SELECT record FROM global_model ORDER BY id
 
+-- name: horizon
+-- Every transaction with a smaller id has ended; what a later one wrote is read again next time.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text
+
+-- name: models_since
+SELECT record FROM global_model WHERE changed_xid >= $1::text::xid8
+
 -- name: model
 SELECT record FROM global_model WHERE id = $1
 
@@ -54,6 +61,9 @@ SELECT record FROM global_model WHERE id = $1 FOR UPDATE
 
 -- name: source
 SELECT value, observed_at FROM catalog_source WHERE name = $1
+
+-- name: sources_named
+SELECT value, observed_at FROM catalog_source WHERE name = ANY ($1)
 
 -- name: sources
 SELECT name, value FROM catalog_source

@@ -47,7 +47,7 @@ WHERE run_id = $1 AND fence = $2 AND status = 'running' RETURNING run_id
 UPDATE job_run
 SET status = $3, counts = $4, error = $5, finished_at = clock_timestamp(),
     retry_at = CASE WHEN $3 = 'failed'
-        THEN clock_timestamp() + least(interval '1 minute' * power(2, attempt - 1), interval '1 hour') END
+        THEN clock_timestamp() + least(interval '1 minute' * power(2, least(attempt - 1, 10)), interval '1 hour') END
 WHERE run_id = $1 AND fence = $2 AND status = 'running' RETURNING run_id
 
 -- name: runs

@@ -2,11 +2,14 @@
 SELECT * FROM grant_permit($1, $2, $3, $4, $5, $6, $7)
 
 -- name: end_permit
-SELECT end_permit($1, $2, $3)
+SELECT end_permit($1, $2)
+
+-- name: settle_call
+SELECT settle_call($1, $2, $3, $4, $5)
 
 -- name: lapsed_permits
 -- Held by a gateway that never reported: charged at their worst case until a late report says better.
-SELECT request_id, usd FROM permit
+SELECT request_id FROM permit
 WHERE state = 'held' AND expires_at < clock_timestamp() ORDER BY request_id LIMIT 500
 
 -- name: forget_buckets

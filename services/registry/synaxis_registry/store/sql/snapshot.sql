@@ -1,15 +1,8 @@
--- name: horizon
--- Every transaction with a smaller id has ended; what a later one wrote is read again next time.
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text
-
 -- name: providers
 SELECT record FROM provider WHERE changed_xid >= $1::text::xid8
 
 -- name: provider_models
 SELECT record FROM provider_model WHERE changed_xid >= $1::text::xid8 OR provider_id = ANY ($2)
-
--- name: models
-SELECT record FROM global_model WHERE changed_xid >= $1::text::xid8
 
 -- name: keys
 SELECT key_id, key_hash, tenant_id, revoked_at FROM api_key WHERE changed_xid >= $1::text::xid8

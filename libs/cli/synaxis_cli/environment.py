@@ -1,0 +1,43 @@
+"""Which environment each child gets: a secret goes only to those who need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_MACHINE = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "VIRTUAL_ENV",
+    }
+)
+_SECRET_OF = {
+    "SYNAXIS_DATABASE_URL": {"registry"},
+    "SYNAXIS_ADMIN_KEY": {"registry", "gateway"},
+    "SYNAXIS_KEY_PEPPER": {"gateway"},
+}
+_HOLDS_PROVIDER_KEYS = frozenset({"gateway", "discovery"})
+
+
+def of_service(service: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What `service` may see of `environment`.
+
+    Gateway and discovery see all that is not another service's secret, since any variable may hold a
+    provider's key; the others only Synaxis' own settings and what every program needs.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if service in _SECRET_OF.get(name, {service})
+        and (
+            service in _HOLDS_PROVIDER_KEYS
+            or name in _MACHINE
+            or name.startswith(("SYNAXIS_", "LC_", "PYTHON"))
+        )
+    }

@@ -1,0 +1,47 @@
+"""What happens around every answer: failures are logged, and no answer is none rather than an empty one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from faststream import BaseMiddleware, PublishCommand, StreamMessage
+from prometheus_client import Counter
+from pydantic import ValidationError
+
+from synaxis_common.logging import get_logger
+
+log = get_logger(__name__)
+
+FAILURES = Counter(
+    "synaxis_answers_failed_total", "Questions that were not answered because of an error", ["kind"]
+)
+
+
+class Answering(BaseMiddleware[PublishCommand, Any]):
+    """FastStream tells nobody when a handler fails, and sends an empty message when it returns None."""
+
+    async def consume_scope(
+        self, call_next: Callable[[StreamMessage[Any]], Awaitable[Any]], msg: StreamMessage[Any]
+    ) -> Any:
+        """Handle a question. Whoever asked one that fails gets no answer, and asks again or gives up."""
+        subject = getattr(msg.raw_message, "subject", "")
+        try:
+            return await call_next(msg)
+        except ValidationError as error:
+            FAILURES.labels("invalid").inc()
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            log.warning("question_not_understood", subject=subject, problems=str(problems[:3]))
+            raise
+        except Exception:
+            FAILURES.labels("failed").inc()
+            log.exception("question_not_answered", subject=subject)
+            raise
+
+    async def publish_scope(
+        self, call_next: Callable[[PublishCommand], Awaitable[Any]], cmd: PublishCommand
+    ) -> Any:
+        """Send an answer, if there is one."""
+        if cmd.body is None:
+            return None
+        return await call_next(cmd)

@@ -1,0 +1,159 @@
+"""Verbs on providers."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+from synaxis_common import egress, key_variables
+from synaxis_common.contracts.admin import AdminReply, ProviderPut
+from synaxis_registry.core.changes import ProviderUpdate
+from synaxis_registry.core.judgement import NO_RESULT
+from synaxis_registry.core.operators import drop_provider, put_provider
+from synaxis_registry.core.records import ProviderRecord
+from synaxis_registry.core.trust import provider_state
+from synaxis_registry.handlers.admin.verb import Ask, Surroundings, invalid, not_found, ok, paged
+from synaxis_registry.store import admin, catalog
+from synaxis_registry.store.database import Connection
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_OURS = frozenset(
+    {"authorization", "x-api-key", "host", "connection", "content-length", "content-type", "transfer-encoding",
+     "te", "upgrade", "cookie", "accept-encoding", "trailer", "keep-alive", "proxy-authorization"}
+)  # fmt: skip
+"""Headers that an operator cannot set: keys have their variable, the others are the connection's own."""
+
+
+def row(record: ProviderRecord, models: int, available: int) -> dict[str, Any]:
+    """A provider as operators see it. Values of headers may be secret, so only their names are shown."""
+    state = provider_state(record)
+    return {
+        "id": record.provider_id,
+        "provider_id": record.provider_id,
+        "name": record.name,
+        "base_url": record.base_url,
+        "kind": record.kind,
+        "api_key_env": record.api_key_envs[0] if record.api_key_envs else None,
+        "api_key_envs": list(record.api_key_envs),
+        "enabled": record.enabled is not False,
+        "is_on": state.is_on,
+        "off_reason": state.off_reason,
+        "source": record.source,
+        "tier": record.tier,
+        "rate_limit_rpm": record.rate_limit_rpm,
+        "rate_limit_tpm": record.rate_limit_tpm,
+        "discover": record.discover,
+        "headers": dict.fromkeys(record.headers, "***"),
+        "pinned_host": record.pinned_host,
+        "host_confirmed": record.host_confirmed,
+        "last_poll_at": record.last_poll_at.isoformat() if record.last_poll_at else None,
+        "last_poll_outcome": record.last_poll_outcome,
+        "last_poll_error": record.last_poll_error,
+        "models": models,
+        "models_available": available,
+    }
+
+
+async def list_all(around: Surroundings, ask: Ask) -> AdminReply:
+    """All providers, in the order of their ids."""
+    limit = ask.limit()
+    found = await around.database.run(
+        lambda connection: admin.providers(connection, ask.query.get("cursor", ""), limit + 1)
+    )
+    return paged([row(*one) for one in found], limit, lambda shown: str(shown["id"]))
+
+
+async def get(around: Surroundings, ask: Ask) -> AdminReply:
+    """One provider."""
+    return ok(await _shown(around, ask.path["provider"]))
+
+
+async def put(around: Surroundings, ask: Ask) -> AdminReply:
+    """Add a provider or change one; it is polled at once."""
+    body = ask.body
+    assert isinstance(body, ProviderPut)
+    provider_id = ask.path["provider"]
+    _check(around, provider_id, body)
+
+    async def change(connection: Connection) -> ProviderUpdate:
+        present = await catalog.keys_present(connection)
+
+        def rule(record: ProviderRecord | None, rows: catalog.Rows) -> ProviderUpdate:
+            return put_provider(
+                record,
+                provider_id,
+                body,
+                rows,
+                around.clock.now(),
+                allow_private=around.settings.allow_private_providers,
+                keys_present=present,
+            )
+
+        return await catalog.change_provider(provider_id, rule, connection)
+
+    await around.database.run(change)
+    return ok(await _shown(around, provider_id))
+
+
+async def delete(around: Surroundings, ask: Ask) -> AdminReply:
+    """Take back what operators said of a provider; one that models.dev does not know is gone with that."""
+    provider_id = ask.path["provider"]
+
+    async def change(connection: Connection) -> ProviderUpdate:
+        present = await catalog.keys_present(connection)
+
+        def rule(record: ProviderRecord | None, rows: catalog.Rows) -> ProviderUpdate:
+            if record is None or record.source != "operator" or record.retired_at is not None:
+                raise not_found(f"no operator has put the provider '{provider_id}'")
+            return drop_provider(record, rows, around.clock.now(), present) or NO_RESULT
+
+        return await catalog.change_provider(provider_id, rule, connection)
+
+    await around.database.run(change)
+    return ok({"deleted": provider_id})
+
+
+async def _shown(around: Surroundings, provider_id: str) -> dict[str, Any]:
+    found = await around.database.run(partial(admin.provider, provider_id))
+    if found is None:
+        raise not_found(f"no provider '{provider_id}'")
+    return row(*found)
+
+
+def _check(around: Surroundings, provider_id: str, body: ProviderPut) -> None:
+    if not _SLUG.fullmatch(provider_id):
+        raise invalid(
+            "a provider's id is made of a-z, 0-9, '.', '_' and '-', at most 100 of them", "provider"
+        )
+    private = around.settings.allow_private_providers
+    try:
+        egress.check_url(body.base_url, allow_private=private)
+    except egress.ForbiddenAddress as error:
+        hint = "" if private else "; SYNAXIS_ALLOW_PRIVATE_PROVIDERS allows http:// and private addresses"
+        raise invalid(f"{error}{hint}", "base_url") from error
+    if body.api_key_env is not None:
+        _check_variable(around, body.api_key_env)
+    for name, value in body.headers.items():
+        if not _HEADER.fullmatch(name) or name.lower() in _OURS:
+            raise invalid(f"the header {name[:100]!r} cannot be set", "headers")
+        if not value.isprintable():
+            raise invalid(f"the value of the header {name} has characters that no header can have", "headers")
+
+
+def _check_variable(around: Surroundings, name: str) -> None:
+    if key_variables.is_forbidden(name):
+        raise invalid(f"{name[:100]} may never hold a provider's key", "api_key_env")
+    known = {
+        variable
+        for record in around.snapshot.providers.values()
+        if record.catalog is not None
+        for variable in record.catalog.api_key_envs
+    }
+    if name not in known | around.settings.allowed_key_variables:
+        raise invalid(
+            f"{name[:100]} is no variable that models.dev names for a provider; "
+            "SYNAXIS_KEY_VARIABLES (of the registry) allows others",
+            "api_key_env",
+        )

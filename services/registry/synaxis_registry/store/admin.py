@@ -1,0 +1,66 @@
+"""What operators look at, page by page."""
+
+from __future__ import annotations
+
+from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
+from synaxis_registry.store import catalog, queries
+from synaxis_registry.store.database import Connection
+from synaxis_registry.store.records import GLOBAL_MODEL, PROVIDER, PROVIDER_MODEL
+
+SQL = queries.load("admin")
+
+CountedProvider = tuple[ProviderRecord, int, int]
+"""With the number of its models, and of those that are available."""
+CountedModel = tuple[GlobalModelRecord, int, int]
+
+
+async def providers(connection: Connection, after: str, limit: int) -> list[CountedProvider]:
+    """Providers whose id is greater than `after`."""
+    rows = await connection.fetch(SQL["providers"], after, limit)
+    return [(PROVIDER.read(row["record"]), row["models"], row["available"]) for row in rows]
+
+
+async def provider(provider_id: str, connection: Connection) -> CountedProvider | None:
+    """One provider."""
+    row = await connection.fetchrow(SQL["provider"], provider_id)
+    return None if row is None else (PROVIDER.read(row["record"]), row["models"], row["available"])
+
+
+async def models(connection: Connection, after: str, limit: int) -> list[CountedModel]:
+    """Global models whose id is greater than `after`."""
+    rows = await connection.fetch(SQL["models"], after, limit)
+    return [(GLOBAL_MODEL.read(row["record"]), row["endpoints"], row["available"]) for row in rows]
+
+
+async def model(connection: Connection, model_id: str) -> CountedModel | None:
+    """One global model."""
+    row = await connection.fetchrow(SQL["model"], model_id)
+    return None if row is None else (GLOBAL_MODEL.read(row["record"]), row["endpoints"], row["available"])
+
+
+async def provider_models(
+    connection: Connection,
+    provider_id: str | None,
+    model_id: str | None,
+    available: bool | None,
+    after: tuple[str, str],
+    limit: int,
+) -> list[tuple[ProviderModelRecord, ProviderRecord]]:
+    """Provider models after a key, each with its provider."""
+    rows = await connection.fetch(SQL["provider_models"], provider_id, model_id, available, *after, limit)
+    known: dict[str, ProviderRecord] = {}
+    found = []
+    for row in rows:
+        record = PROVIDER_MODEL.read(row["record"])
+        if record.provider_id not in known:
+            known[record.provider_id] = PROVIDER.read(row["provider"])
+        found.append((record, known[record.provider_id]))
+    return found
+
+
+async def provider_model(
+    provider_id: str, provider_model_id: str, connection: Connection
+) -> tuple[ProviderModelRecord, ProviderRecord] | None:
+    """One provider model with its provider."""
+    row = await connection.fetchrow(catalog.SQL["provider_model"], provider_id, provider_model_id)
+    return None if row is None else (PROVIDER_MODEL.read(row["record"]), PROVIDER.read(row["provider"]))

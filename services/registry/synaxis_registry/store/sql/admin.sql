@@ -1,0 +1,28 @@
+-- name: providers
+SELECT p.record, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
+FROM provider p LEFT JOIN provider_model m USING (provider_id)
+WHERE p.provider_id > $1 AND p.record ->> 'retired_at' IS NULL
+GROUP BY p.provider_id ORDER BY p.provider_id LIMIT $2
+
+-- name: provider
+SELECT p.record, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
+FROM provider p LEFT JOIN provider_model m USING (provider_id)
+WHERE p.provider_id = $1 AND p.record ->> 'retired_at' IS NULL
+GROUP BY p.provider_id
+
+-- name: models
+SELECT g.record, count(m.*) AS endpoints, count(m.*) FILTER (WHERE m.is_available) AS available
+FROM (SELECT * FROM global_model WHERE id > $1 ORDER BY id LIMIT $2) g
+LEFT JOIN provider_model m ON m.global_model_id = g.id
+GROUP BY g.id, g.record ORDER BY g.id
+
+-- name: model
+SELECT g.record, count(m.*) AS endpoints, count(m.*) FILTER (WHERE m.is_available) AS available
+FROM global_model g LEFT JOIN provider_model m ON m.global_model_id = g.id
+WHERE g.id = $1 GROUP BY g.id, g.record
+
+-- name: provider_models
+SELECT m.record, p.record AS provider FROM provider_model m JOIN provider p USING (provider_id)
+WHERE ($1::text IS NULL OR m.provider_id = $1) AND ($2::text IS NULL OR m.global_model_id = $2)
+  AND ($3::boolean IS NULL OR m.is_available = $3) AND (m.provider_id, m.provider_model_id) > ($4, $5)
+ORDER BY m.provider_id, m.provider_model_id LIMIT $6
