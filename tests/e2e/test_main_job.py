@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import nats
 import openai
 import pytest
+import pytest_asyncio
 from tests.support.models_dev import ModelsDevServer
+from tests.support.registry import eventually
 from tests.support.system import System
 from tests.support.upstream import Behaviour, FakeProvider
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "talker-2-mini"
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -19,17 +23,7 @@ SERVED = {"alpha": "acme/talker-2-mini", "beta": "talker-2-mini", "gamma": "acme
 """What each provider calls the model; alpha is the cheapest, gamma the dearest."""
 
 
-async def eventually(what: str, check: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
-    """Wait until `check` holds, or fail saying that `what` did not come true."""
-    try:
-        async with asyncio.timeout(within_s):
-            while not await check():
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"not within {within_s} s: {what}")
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstreams() -> AsyncIterator[dict[str, FakeProvider]]:
     providers = {name: FakeProvider(name, models=[model]) for name, model in SERVED.items()}
     for provider in providers.values():
@@ -39,8 +33,8 @@ async def upstreams() -> AsyncIterator[dict[str, FakeProvider]]:
         await provider.stop()
 
 
-@pytest.fixture
-async def system(upstreams: dict[str, FakeProvider]) -> AsyncIterator[System]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(upstreams: dict[str, FakeProvider]) -> AsyncIterator[System]:
     """Two registries and two gateways, and three providers that serve one model at different prices."""
     with ModelsDevServer.of_small_world() as models_dev:
         environment = {
@@ -48,23 +42,31 @@ async def system(upstreams: dict[str, FakeProvider]) -> AsyncIterator[System]:
             "SYNAXIS_DISCOVERY_CONFIRM_AFTER": "1",
             "SYNAXIS_DISCOVERY_SCHEDULE": "2s",
         }
-        async with System.started(environment, "--gateways", "2", "--registries", "2") as running:
+        async with System.started(environment, "--gateways", "2", "--registries", "2") as system:
             for name, provider in upstreams.items():
-                answer = await running.admin(
-                    "PUT",
-                    f"/providers/{name}",
-                    {"base_url": provider.base_url, "kind": "openai", "api_key_env": None},
-                )
+                body = {"base_url": provider.base_url, "kind": "openai", "api_key_env": None}
+                answer = await system.admin("PUT", f"/providers/{name}", body)
                 assert answer.status == 200, answer.body
 
             async def all_available() -> bool:
-                rows = (await running.admin("GET", f"/provider-models?model={MODEL}&available=true")).body[
-                    "data"
-                ]
-                return len(rows) == len(upstreams)
+                answer = await system.admin("GET", f"/provider-models?model={MODEL}&available=true")
+                return answer.status == 200 and len(answer.body["data"]) == len(upstreams)
 
-            await eventually("every provider serves the model", all_available)
-            yield running
+            await eventually(all_available, "every provider serves the model")
+            yield system
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def system(running: System, upstreams: dict[str, FakeProvider]) -> System:
+    """The running system with every provider well, and what a former test did to them forgotten."""
+    for provider in upstreams.values():
+        provider.behaviour = Behaviour()
+
+    async def cheapest_answers() -> bool:
+        return {(await chat(running))[0] for _ in range(8)} == {"alpha"}
+
+    await eventually(cheapest_answers, "the cheapest provider answers every request")
+    return running
 
 
 async def chat(system: System, **more: Any) -> tuple[str, str]:
@@ -94,7 +96,7 @@ async def test_a_dead_provider_is_replaced_marked_and_taken_back(
     async def gone() -> bool:
         return f"synaxis.events.v1.model.unavailable.alpha.{MODEL}" in events
 
-    await eventually("an event says that alpha is gone", gone)
+    await eventually(gone, "an event says that alpha is gone")
     row = (await system.admin("GET", "/provider-models/alpha/acme/talker-2-mini")).body
     assert row["is_available"] is False
     assert row["unavailable_reason"] == "unreachable"
@@ -104,12 +106,12 @@ async def test_a_dead_provider_is_replaced_marked_and_taken_back(
     async def back() -> bool:
         return f"synaxis.events.v1.model.available.alpha.{MODEL}" in events
 
-    await eventually("an event says that alpha is back", back)
+    await eventually(back, "an event says that alpha is back")
 
     async def cheapest_again() -> bool:
         return (await chat(system))[0] == "alpha"
 
-    await eventually("alpha answers again", cheapest_again)
+    await eventually(cheapest_again, "alpha answers again")
     await bus.close()
 
 
@@ -145,7 +147,7 @@ async def test_a_key_made_through_one_gateway_works_at_once_through_all(system: 
                 return True
         return False
 
-    await eventually("the revoked key is refused", refused, within_s=1.0)
+    await eventually(refused, "the revoked key is refused", within_s=1.0)
 
 
 async def test_a_limit_holds_over_both_gateways_and_registries(system: System) -> None:
@@ -172,7 +174,7 @@ async def test_every_request_is_in_the_ledger_once_with_its_exact_cost(system: S
         now = (await system.admin("GET", "/usage?provider=alpha")).body["data"][0]
         return int(now["requests"]) == int(before["requests"]) + 3
 
-    await eventually("three requests are in the ledger", settled)
+    await eventually(settled, "three requests are in the ledger")
 
 
 async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_event(system: System) -> None:
@@ -194,7 +196,7 @@ async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_even
         newest = await runs()
         return len(newest) > known and newest[0]["status"] == "succeeded"
 
-    await eventually("the second sync has succeeded", finished)
+    await eventually(finished, "the second sync has succeeded")
     assert (await stream.stream_info("SYNAXIS_EVENTS")).state.messages == events
     again = await system.query(
         "SELECT xmin::text, * FROM provider_model ORDER BY provider_id, provider_model_id"
@@ -203,53 +205,95 @@ async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_even
     await bus.close()
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "key", "status", "code"),
-    [
-        ("/v1/chat/completions", b"{not json", "tenant", 400, None),
-        ("/v1/chat/completions", b"[1, 2]", "tenant", 400, None),
-        ("/v1/chat/completions", b'{"model": 7, "messages": []}', "tenant", 400, None),
-        ("/v1/chat/completions", b'{"model": "talker-2-mini", "messages": "hi"}', "tenant", 400, None),
-        ("/v1/chat/completions", b"[" * 5000, "tenant", 400, None),
-        (
-            "/v1/chat/completions",
-            b'{"model": "nobody-has-this", "messages": []}',
-            "tenant",
-            404,
-            "model_not_found",
-        ),
-        ("/v1/chat/completions", b"{}", None, 401, "invalid_api_key"),
-        ("/v1/chat/completions", b"{}", "sk-syn-wrong", 401, "invalid_api_key"),
-        ("/v1/chat/completions", b"x" * 50_000_000, "tenant", 413, None),
-        ("/v1/models", None, None, 401, "invalid_api_key"),
-        ("/admin/v1/providers", None, "tenant", 401, "invalid_api_key"),
-    ],
-    ids=[
-        "not-json",
-        "a-list",
-        "model-7",
-        "messages-text",
-        "deep",
-        "unknown",
-        "no-key",
-        "bad-key",
-        "50-mb",
-        "models",
+BAD_INPUT: dict[str, tuple[str, bytes | None, str | None, int, str | None]] = {
+    "not JSON": ("/v1/chat/completions", b"{not json", "tenant", 400, None),
+    "a list": ("/v1/chat/completions", b"[1, 2]", "tenant", 400, None),
+    "model of a wrong type": ("/v1/chat/completions", b'{"model": 7, "messages": []}', "tenant", 400, None),
+    "messages of a wrong type": (
+        "/v1/chat/completions",
+        b'{"model": "m", "messages": "hi"}',
+        "tenant",
+        400,
+        None,
+    ),
+    "too deep": ("/v1/chat/completions", b"[" * 5000, "tenant", 400, None),
+    "an unknown model": (
+        "/v1/chat/completions",
+        b'{"model": "nobody-has-this", "messages": [{"role": "user", "content": "x"}]}',
+        "tenant",
+        404,
+        "model_not_found",
+    ),
+    "no key": ("/v1/chat/completions", b"{}", None, 401, "invalid_api_key"),
+    "a wrong key": ("/v1/chat/completions", b"{}", "sk-syn-wrong", 401, "invalid_api_key"),
+    "50 MB": ("/v1/chat/completions", b"x" * 50_000_000, "tenant", 413, None),
+    "models without a key": ("/v1/models", None, None, 401, "invalid_api_key"),
+    "a tenant's key for the admin API": ("/admin/v1/providers", None, "tenant", 401, "invalid_api_key"),
+    "a provider at a metadata service": (
+        "/admin/v1/providers/evil",
+        b'{"base_url": "http://169.254.169.254/latest"}',
         "admin",
+        400,
+        None,
+    ),
+    "a variable of ours as a provider's key": (
+        "/admin/v1/providers/evil",
+        b'{"base_url": "https://evil.example/v1", "api_key_env": "SYNAXIS_ADMIN_KEY"}',
+        "admin",
+        400,
+        None,
+    ),
+    "a limit that is none": (
+        "/admin/v1/tenants/default/limits/*",
+        b'{"allowed_rpm": -1}',
+        "admin",
+        400,
+        None,
+    ),
+    "a misspelt field": ("/admin/v1/tenants/default/limits/*", b'{"alowed_rpm": 1}', "admin", 400, None),
+}
+
+
+async def test_bad_input_gets_a_clear_error_and_harms_nobody(system: System) -> None:
+    found = {}
+    for what, (path, body, key, _, _) in BAD_INPUT.items():
+        method = "GET" if body is None else "PUT" if path.startswith("/admin") else "POST"
+        answer = await system.http(method, path, body, key)
+        error = answer.body["error"]
+        assert error["message"], what
+        found[what] = (answer.status, error["code"])
+    expected = {what: (status, code) for what, (_, _, _, status, code) in BAD_INPUT.items()}
+    assert {what: status for what, (status, _) in found.items()} == {w: s for w, (s, _) in expected.items()}
+    assert {w: c for w, (_, c) in found.items() if expected[w][1]} == {
+        w: c for w, (_, c) in expected.items() if c
+    }
+    assert await chat(system) == ("alpha", "Hello from the provider")
+    log = system.log.read_text(errors="replace")
+    assert str(system.info["tenant_key"]) not in log
+    assert str(system.info["admin_key"]) not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(body="<html>oops</html>", content_type="text/html"),
+        Behaviour(body=""),
+        Behaviour(body='{"error": {"message": "overloaded"}}'),
+        Behaviour(drop=True),
+        Behaviour(status=500),
+        Behaviour(status=429, headers={"Retry-After": "1"}),
     ],
+    ids=["html", "empty", "error-with-200", "drops", "500", "429"],
 )
-async def test_bad_input_gets_a_clear_error_and_harms_nobody(
-    bad_input_system: System, path: str, body: bytes | None, key: str | None, status: int, code: str | None
+async def test_an_upstream_that_misbehaves_is_replaced_and_alone_gives_a_clear_error(
+    system: System, upstreams: dict[str, FakeProvider], behaviour: Behaviour
 ) -> None:
-    answer = await bad_input_system.http("POST" if body is not None else "GET", path, body, key)
-    assert answer.status == status
-    assert answer.body["error"]["message"]
-    if code is not None:
-        assert answer.body["error"]["code"] == code
-
-
-@pytest.fixture(scope="module")
-async def bad_input_system() -> AsyncIterator[System]:
-    with ModelsDevServer.of_small_world() as models_dev:
-        async with System.started({"SYNAXIS_MODELS_DEV_URL": models_dev.url}) as running:
-            yield running
+    upstreams["alpha"].behaviour = behaviour
+    assert await chat(system) == ("beta", "Hello from the provider")
+    for provider in upstreams.values():
+        provider.behaviour = behaviour
+    async with system.openai() as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(**ASK)
+    assert caught.value.status_code in (429, 502, 503)

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.workers import StubRegistry, grant, worker_world
 
+from synaxis_cli.embedded.nats import NatsServer
 from synaxis_common.bus import Bus
 from synaxis_common.contracts.jobs import JobClaim, JobDenied, JobGrant, JobHeartbeat, JobName, RunStatus
 from synaxis_common.jobs import Job, JobFailed, JobWorker, Work, new_worker_id
@@ -271,3 +273,19 @@ async def test_of_many_replicas_one_is_granted_and_the_others_wait(world: World)
     await registry.until(lambda: len(registry.claims) == 6)  # five at the start, one again after its run
     assert len(registry.ends) == 1
     assert len({claim.worker_id for claim in registry.claims}) == 5
+
+
+async def test_it_asks_again_when_the_bus_is_back_for_a_hint_may_have_been_missed(
+    tmp_path: Path,
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    try:
+        async with worker_world(server.url) as (runtime, registry):
+            start(runtime, nothing)
+            await registry.until(lambda: len(registry.claims) == 1)
+            server.kill()
+            server.start()
+            await registry.until(lambda: len(registry.claims) >= 2, timeout=20)
+    finally:
+        server.kill()

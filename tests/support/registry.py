@@ -89,6 +89,13 @@ class Rig:
         assert reply.status == "created", reply
         return key_hash
 
+    async def new_limited_key(self, tenant_id: str, model: str, limit: dict[str, Any]) -> str:
+        """`new_key` of a tenant with a limit, which every registry that knows the key knows too."""
+        await self.admin("tenant.create", {"id": tenant_id, "name": tenant_id})
+        reply = await self.admin("limit.put", limit, tenant=tenant_id, model=model)
+        assert reply.status == "ok", reply
+        return await self.new_key(tenant_id)
+
     async def route(
         self, key_hash: str, model: str = MODEL, *, request_id: UUID | None = None, **needs: Any
     ) -> RoutePlan | RouteRefusal:

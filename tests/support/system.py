@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -44,18 +45,19 @@ class System:
         folder = Path(tempfile.mkdtemp(prefix="synaxis-up-"))
         folder.chmod(0o755)
         log = folder / "log"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "synaxis_cli.main", "up", "--json"),
-            *("--data-dir", str(data_dir or folder / "data"), *arguments),
-            env={
-                **{name: os.environ[name] for name in _MACHINE if name in os.environ},
-                "SYNAXIS_HTTP_PORT": "0",
-                "SYNAXIS_MODELS_DEV_URL": "http://127.0.0.1:9/api.json",
-                **(environment or {}),
-            },
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log.open("ab"),
-        )
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "synaxis_cli.main", "up", "--json"),
+                *("--data-dir", str(data_dir or folder / "data"), *arguments),
+                env={
+                    **{name: os.environ[name] for name in _MACHINE if name in os.environ},
+                    "SYNAXIS_HTTP_PORT": "0",
+                    "SYNAXIS_MODELS_DEV_URL": "http://127.0.0.1:9/api.json",
+                    **(environment or {}),
+                },
+                stdout=asyncio.subprocess.PIPE,
+                stderr=output,
+            )
         try:
             assert process.stdout is not None
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -96,7 +98,9 @@ class System:
             headers["Authorization"] = f"Bearer {known.get(key, key)}"
         async with (
             aiohttp.ClientSession() as session,
-            session.request(method, self.url + path, data=body, headers=headers) as response,
+            session.request(
+                method, self.url + path, data=None if body is None else io.BytesIO(body), headers=headers
+            ) as response,
         ):
             return Answer(response.status, await response.json(content_type=None))
 

@@ -330,7 +330,7 @@ Try it:
             root = self._demo_url()
             print(
                 f"""These are demo providers, not language models. Export NVIDIA_API_KEY, HF_TOKEN or any other
-variable that models.dev names, and start again. To see a failover, make the cheaper one fail and ask:
+variable that models.dev names, and start again. To see a failover, make the cheaper one fail:
 
   curl -X POST {root}/demo/fail -d '{{"mode": "500"}}'
 

@@ -36,6 +36,10 @@ CATALOG = ConsumerSpec(subjects.STREAM_CATALOG, "registry-catalog", max_ack_pend
 OBSERVATION = ConsumerSpec(subjects.STREAM_OBSERVATION, "registry-observation", max_ack_pending=64, batch=4)
 USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=512, batch=32)
 
+TENANTS_NOTICE, OUTBOX_NOTICE = "synaxis_tenants", "synaxis_outbox"
+NOTICES = ("synaxis_changed", TENANTS_NOTICE, OUTBOX_NOTICE)
+"""What Postgres tells of commits, by the triggers of the first migration."""
+
 ROUTE_WORKERS = 64
 ADMIN_WORKERS = 8
 
@@ -74,10 +78,13 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
         tasks.start(spec.durable, consumer.run)
 
     def on_notice(channel: str) -> None:
-        (outbox.wake if channel == "synaxis_outbox" else snapshot.wake).set()
+        if channel == OUTBOX_NOTICE:
+            outbox.wake.set()
+        else:
+            snapshot.wake(urgent=channel == TENANTS_NOTICE)
 
     tasks.start("snapshot", snapshot.run)
-    tasks.start("notices", lambda: database.listen(("synaxis_changed", "synaxis_outbox"), on_notice))
+    tasks.start("notices", lambda: database.listen(NOTICES, on_notice))
     tasks.start("outbox", outbox.run)
     tasks.start("polls", chores.ask_for_polls)
     tasks.start("tidy", chores.tidy)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from prometheus_client import Gauge
@@ -58,20 +60,26 @@ class Snapshot:
         self._read_at = -STALE_S
         self._refreshing = asyncio.Lock()
         self._begun = 0
-        self.wake = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     def problem(self) -> str | None:
         """Why the snapshot keeps the service from being ready: it has never been read."""
         return "the catalog has not been read yet" if self._horizon == stored.FIRST else None
 
+    def wake(self, *, urgent: bool) -> None:
+        """Something was committed. `urgent`: a key or a limit, which nobody may go on using as it was."""
+        self._woken.set()
+        if urgent:
+            self._hurried.set()
+
     async def run(self) -> None:
         """Refresh whenever woken, and every second in any case."""
         while True:
-            try:
-                await asyncio.wait_for(self.wake.wait(), timeout=POLL_S)
-            except TimeoutError:
-                AGE.set(self._clock.monotonic() - self._read_at)
-            self.wake.clear()
+            await _either(self._woken, POLL_S)
+            AGE.set(self._clock.monotonic() - self._read_at)
+            self._woken.clear()
+            self._hurried.clear()
             begun = self._clock.monotonic()
             try:
                 await self.refresh()
@@ -79,7 +87,7 @@ class Snapshot:
                 log.warning("snapshot_not_refreshed", error=str(error))
                 await asyncio.sleep(POLL_S)
             else:
-                await asyncio.sleep(min((self._clock.monotonic() - begun) * REST, POLL_S))
+                await _either(self._hurried, min((self._clock.monotonic() - begun) * REST, POLL_S))
 
     async def refresh(self) -> None:
         """Read what was committed before this call. Raises DatabaseUnavailable.
@@ -142,16 +150,16 @@ class Snapshot:
         )
 
     async def _apply(self, delta: _Delta) -> None:
-        self.providers = {**self.providers, **{record.provider_id: record for record in delta.providers}}
+        providers = {**self.providers, **{record.provider_id: record for record in delta.providers}}
         self._health.update(delta.health)
-        self.catalog = await asyncio.to_thread(self._with, delta)  # indexing names anew takes a while
-        self._horizon = delta.horizon
+        catalog = await asyncio.to_thread(self._with, delta, providers)  # indexing names takes a while
+        self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
 
-    def _with(self, delta: _Delta) -> Catalog:
+    def _with(self, delta: _Delta, providers: Mapping[str, ProviderRecord]) -> Catalog:
         endpoints = {
             row.key: effective_endpoint(row, provider, self._health.get(row.key))
             for row in delta.rows
-            if (provider := self.providers.get(row.provider_id)) is not None
+            if (provider := providers.get(row.provider_id)) is not None
         }
         for key, measured in delta.health.items():
             known = endpoints.get(key) or self.catalog.endpoints.get(key)
@@ -169,3 +177,9 @@ class Snapshot:
             limits=delta.limits,
             gone=Gone(keys=delta.revoked, limits=delta.lifted),
         )
+
+
+async def _either(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for `event`, at most `timeout_s` seconds."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout=timeout_s)

@@ -290,7 +290,8 @@ def test_a_list_of_plain_names_is_a_list_of_models() -> None:
 
 
 def test_an_empty_list_is_a_list() -> None:
-    for document in ([], listed(), {"object": "list", "data": None}, {"models": []}):
+    empty: list[Any] = [[], listed(), {"object": "list", "data": None}, {"models": []}]
+    for document in empty:
         assert read(document) == Page(())
 
 

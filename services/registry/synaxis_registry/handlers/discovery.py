@@ -37,7 +37,7 @@ class DiscoveryHandlers:
         variables = key_variables(providers)
         if request.keys_present is not None and request.after is None:
             try:
-                await self._note_keys(frozenset(request.keys_present) & frozenset(variables), variables)
+                await self._note_keys(frozenset(request.keys_present))
             except DatabaseUnavailable as error:
                 log.warning("keys_not_noted", error=str(error))
                 return None
@@ -50,19 +50,21 @@ class DiscoveryHandlers:
             next_after=ids[PAGE - 1] if len(ids) > PAGE else None,
         )
 
-    async def _note_keys(self, present: frozenset[str], variables: tuple[str, ...]) -> None:
-        switched = [
-            record.provider_id
-            for record in self._snapshot.providers.values()
-            if record.key_present != is_key_present(record, present)
-        ]
-
-        async def note(connection: Connection) -> None:
+    async def _note_keys(self, present: frozenset[str]) -> None:
+        async def note(connection: Connection) -> list[str]:
+            # Not the snapshot's: a provider that has just been switched elsewhere would be missed.
+            providers = await catalog.read_providers(connection)
+            variables = key_variables(providers)
             await connection.execute(
                 catalog.SQL["save_key_variables"], list(variables), [name in present for name in variables]
             )
+            return [
+                record.provider_id
+                for record in providers.values()
+                if record.key_present != is_key_present(record, present)
+            ]
 
-        await self._database.run(note)
+        switched = await self._database.run(note)
 
         def switch(record: ProviderRecord | None, rows: catalog.Rows) -> ProviderUpdate:
             return self._switch(record, rows, present)

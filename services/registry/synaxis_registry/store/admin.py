@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import asyncpg
+
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
 from synaxis_registry.store import catalog, queries
 from synaxis_registry.store.database import Connection
@@ -17,13 +21,19 @@ CountedModel = tuple[GlobalModelRecord, int, int]
 async def providers(connection: Connection, after: str, limit: int) -> list[CountedProvider]:
     """Providers whose id is greater than `after`."""
     rows = await connection.fetch(SQL["providers"], after, limit)
-    return [(PROVIDER.read(row["record"]), row["models"], row["available"]) for row in rows]
+    return [_counted(row) for row in rows]
 
 
 async def provider(provider_id: str, connection: Connection) -> CountedProvider | None:
     """One provider."""
     row = await connection.fetchrow(SQL["provider"], provider_id)
-    return None if row is None else (PROVIDER.read(row["record"]), row["models"], row["available"])
+    return None if row is None else _counted(row)
+
+
+def _counted(row: asyncpg.Record) -> CountedProvider:
+    # The column is ahead of the record from when a poll was asked for until its observation has come.
+    record = replace(PROVIDER.read(row["record"]), next_poll_at=row["next_poll_at"])
+    return record, row["models"], row["available"]
 
 
 async def models(connection: Connection, after: str, limit: int) -> list[CountedModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from synaxis_common.contracts.admin import (
     is_admin_proof,
 )
 from synaxis_common.logging import get_logger
-from synaxis_registry.handlers.admin import jobs, models, providers, route, tenants
+from synaxis_registry.handlers.admin import jobs, models, provider_models, providers, route, tenants, usage
 from synaxis_registry.handlers.admin.verb import Ask, Refused, Surroundings, Verb, invalid
 from synaxis_registry.resolving import Resolving
 from synaxis_registry.settings import RegistrySettings
@@ -33,12 +34,12 @@ VERBS: Final[dict[str, Verb]] = {
     "provider.put": providers.put,
     "provider.get": providers.get,
     "provider.delete": providers.delete,
-    "model.list": models.list_models,
-    "model.get": models.get_model,
-    "model.patch": models.patch_one_model,
-    "provider-model.list": models.list_provider_models,
-    "provider-model.get": models.get_provider_model,
-    "provider-model.patch": models.patch_provider_model,
+    "model.list": models.list_all,
+    "model.get": models.get,
+    "model.patch": models.patch,
+    "provider-model.list": provider_models.list_all,
+    "provider-model.get": provider_models.get,
+    "provider-model.patch": provider_models.patch,
     "tenant.list": tenants.list_tenants,
     "tenant.create": tenants.create_tenant,
     "tenant.get": tenants.get_tenant,
@@ -49,18 +50,20 @@ VERBS: Final[dict[str, Verb]] = {
     "limit.list": tenants.list_limits,
     "limit.put": tenants.put_limit,
     "limit.delete": tenants.delete_limit,
-    "usage.query": tenants.usage,
+    "usage.query": usage.query,
     "job.list": jobs.list_all,
     "job.run": jobs.run,
     "job.runs": jobs.runs,
     "route": route.route,
 }
 
-_READS: Final = ("list", "get", "query", "runs", "route")
-_BODIES: Final[dict[str, type[AdminBody] | None]] = {
-    one.verb: KeyStore if one.body is KeyCreate else one.body for one in ADMIN_ROUTES
-}
-"""A gateway makes a key itself and asks for its hash to be stored."""
+_ROUTES: Final = {one.verb: one for one in ADMIN_ROUTES}
+_WRITES: Final = frozenset(one.verb for one in ADMIN_ROUTES if one.method != "GET") - {"route", "job.run"}
+"""These may change what the snapshot shows."""
+
+_PARAMETER: Final = re.compile(r"\{(\w+)")
+MAX_PARAMETER: Final = 1_000
+"""Characters of a value in the path or query; the longest id has 300."""
 
 
 class AdminVerbs:
@@ -81,13 +84,11 @@ class AdminVerbs:
         """Carry out a verb for whoever holds the admin key. Never raises: an operator always hears."""
         around = self._around
         key = around.settings.admin_key.get_secret_value()
-        if not is_admin_proof(proof, key, verb, payload, around.clock.now().timestamp()):
+        now = around.clock.now().timestamp()
+        if not (proof.isascii() and is_admin_proof(proof, key, verb, payload, now)):
             return AdminReply(status=AdminStatus.FORBIDDEN, error="the admin key is not the registry's")
         try:
             reply = await VERBS[verb](around, _asked(verb, payload))
-            if not verb.endswith(_READS):
-                # So that this registry's next answer knows of it; the others are told by Postgres.
-                await around.snapshot.refresh()
         except Refused as refused:
             return refused.reply
         except DatabaseUnavailable as error:
@@ -97,10 +98,22 @@ class AdminVerbs:
             )
         except Exception:
             log.exception("admin_verb_failed", verb=verb)
-            return AdminReply(
-                status=AdminStatus.UNAVAILABLE, error="this failed inside the registry; see its log"
-            )
+            return AdminReply(status=AdminStatus.UNAVAILABLE, error="internal error")
+        if verb in _WRITES:
+            await self._renew(verb)
         return reply
+
+    async def _renew(self, verb: str) -> None:
+        """Have this registry's next answer know of the change; the others are told by Postgres.
+
+        What is written stays written when this fails, and the snapshot's own task goes on trying.
+        """
+        try:
+            await self._around.snapshot.refresh()
+        except DatabaseUnavailable as error:
+            log.warning("snapshot_not_refreshed", verb=verb, error=str(error))
+        except Exception:
+            log.exception("snapshot_not_refreshed", verb=verb)
 
 
 def _asked(verb: str, payload: bytes) -> Ask:
@@ -108,9 +121,16 @@ def _asked(verb: str, payload: bytes) -> Ask:
         request = AdminRequest.model_validate_json(payload)
     except ValidationError as error:
         raise _refused(error, "request") from error
-    kind = _BODIES[verb]
-    if kind is None:
+    route = _ROUTES[verb]
+    for name in _PARAMETER.findall(route.path):
+        if not request.path.get(name):
+            raise invalid(f"{name} is missing in the path", name)
+    for name, value in (*request.path.items(), *request.query.items()):
+        if len(value) > MAX_PARAMETER or "\x00" in value:
+            raise invalid("the path and the query hold no NUL and no values this long", _storable(name))
+    if route.body is None:
         return Ask(request.path, request.query, None)
+    kind: type[AdminBody] = KeyStore if route.body is KeyCreate else route.body
     body: Any = {} if request.body is None else request.body
     try:
         return Ask(request.path, request.query, kind.model_validate(body))
@@ -118,7 +138,11 @@ def _asked(verb: str, payload: bytes) -> Ask:
         raise _refused(error, "body") from error
 
 
+def _storable(text: str) -> str:
+    return text.replace("\x00", "")[:MAX_PARAMETER]
+
+
 def _refused(error: ValidationError, whole: str) -> Refused:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or whole
+    field = _storable(".".join(str(part) for part in first["loc"])) or whole
     return invalid(f"{field}: {first['msg']}", field)

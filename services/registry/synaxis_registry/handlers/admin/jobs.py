@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import partial
 from typing import get_args
 
 from synaxis_common import subjects
@@ -9,7 +11,8 @@ from synaxis_common.bus import BusUnavailable
 from synaxis_common.contracts.admin import AdminReply, AdminStatus, page
 from synaxis_common.contracts.jobs import JobName, JobWake
 from synaxis_common.logging import get_logger
-from synaxis_registry.handlers.admin.verb import Ask, Surroundings, invalid, not_found, ok
+from synaxis_registry.handlers.admin.paging import after, cursor_after, fitting, limit_of, no_cursor
+from synaxis_registry.handlers.admin.verb import Ask, Surroundings, not_found, ok
 from synaxis_registry.store import jobs
 
 log = get_logger(__name__)
@@ -44,14 +47,25 @@ async def run(around: Surroundings, ask: Ask) -> AdminReply:
 
 async def runs(around: Surroundings, ask: Ask) -> AdminReply:
     """A job's runs, newest first."""
-    job, limit = _known(ask), ask.limit()
+    job, limit, before = _known(ask), limit_of(ask), _before(ask)
+    while True:
+        found, more = await around.database.run(partial(jobs.list_runs, job=job, limit=limit, cursor=before))
+        rows = [one.model_dump(mode="json") for one in found]
+        fits = fitting(rows, limit)
+        if fits == len(rows):
+            return ok(page(rows, None if more is None else cursor_after(more)))
+        limit = fits  # asked again, since only the store knows what comes after a run
+
+
+def _before(ask: Ask) -> str | None:
+    (moment,) = after(ask, 1)
+    if not moment:
+        return None
     try:
-        found, more = await around.database.run(
-            lambda connection: jobs.list_runs(connection, job, limit, ask.query.get("cursor"))
-        )
+        datetime.fromisoformat(moment)
     except ValueError as error:
-        raise invalid("this cursor is none of ours", "cursor") from error
-    return ok(page([one.model_dump(mode="json") for one in found], more))
+        raise no_cursor() from error
+    return moment
 
 
 def _known(ask: Ask) -> str:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from functools import partial
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from synaxis_common import egress, key_variables
-from synaxis_common.contracts.admin import AdminReply, ProviderPut
+from synaxis_common.contracts.admin import AdminReply, ProviderPut, Slug
 from synaxis_registry.core.changes import ProviderUpdate
-from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.operators import drop_provider, put_provider
 from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.core.trust import provider_state
-from synaxis_registry.handlers.admin.verb import Ask, Surroundings, invalid, not_found, ok, paged
+from synaxis_registry.handlers.admin.paging import after, limit_of, paged
+from synaxis_registry.handlers.admin.verb import Ask, Surroundings, invalid, not_found, ok
 from synaxis_registry.store import admin, catalog
 from synaxis_registry.store.database import Connection
 
-_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OURS = frozenset(
-    {"authorization", "x-api-key", "host", "connection", "content-length", "content-type", "transfer-encoding",
-     "te", "upgrade", "cookie", "accept-encoding", "trailer", "keep-alive", "proxy-authorization"}
+    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization", "cookie",
+     "host", "connection", "content-length", "content-type", "content-encoding", "transfer-encoding", "te",
+     "trailer", "upgrade", "keep-alive", "accept-encoding", "expect"}
 )  # fmt: skip
 """Headers that an operator cannot set: keys have their variable, the others are the connection's own."""
+
+MAX_HEADERS = 8_000
+"""Characters of all headers together, names and values: what servers commonly take at most is 8 KiB."""
 
 
 def row(record: ProviderRecord, models: int, available: int) -> dict[str, Any]:
@@ -46,23 +53,28 @@ def row(record: ProviderRecord, models: int, available: int) -> dict[str, Any]:
         "rate_limit_tpm": record.rate_limit_tpm,
         "discover": record.discover,
         "headers": dict.fromkeys(record.headers, "***"),
+        "key_present": record.key_present,
         "pinned_host": record.pinned_host,
         "host_confirmed": record.host_confirmed,
-        "last_poll_at": record.last_poll_at.isoformat() if record.last_poll_at else None,
+        "last_poll_at": _iso(record.last_poll_at),
         "last_poll_outcome": record.last_poll_outcome,
         "last_poll_error": record.last_poll_error,
+        "next_poll_at": _iso(record.next_poll_at),
         "models": models,
         "models_available": available,
     }
 
 
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
 async def list_all(around: Surroundings, ask: Ask) -> AdminReply:
     """All providers, in the order of their ids."""
-    limit = ask.limit()
-    found = await around.database.run(
-        lambda connection: admin.providers(connection, ask.query.get("cursor", ""), limit + 1)
-    )
-    return paged([row(*one) for one in found], limit, lambda shown: str(shown["id"]))
+    limit = limit_of(ask)
+    (provider_id,) = after(ask, 1)
+    found = await around.database.run(lambda connection: admin.providers(connection, provider_id, limit + 1))
+    return paged([row(*one) for one in found], limit, "id")
 
 
 async def get(around: Surroundings, ask: Ask) -> AdminReply:
@@ -107,7 +119,7 @@ async def delete(around: Surroundings, ask: Ask) -> AdminReply:
         def rule(record: ProviderRecord | None, rows: catalog.Rows) -> ProviderUpdate:
             if record is None or record.source != "operator" or record.retired_at is not None:
                 raise not_found(f"no operator has put the provider '{provider_id}'")
-            return drop_provider(record, rows, around.clock.now(), present) or NO_RESULT
+            return drop_provider(record, rows, around.clock.now(), present)
 
         return await catalog.change_provider(provider_id, rule, connection)
 
@@ -123,10 +135,16 @@ async def _shown(around: Surroundings, provider_id: str) -> dict[str, Any]:
 
 
 def _check(around: Surroundings, provider_id: str, body: ProviderPut) -> None:
-    if not _SLUG.fullmatch(provider_id):
+    try:
+        _SLUG.validate_python(provider_id)
+    except ValidationError as error:
         raise invalid(
-            "a provider's id is made of a-z, 0-9, '.', '_' and '-', at most 100 of them", "provider"
-        )
+            "a provider's id begins with a-z or 0-9 and is made of these, '.', '_' and '-', "
+            "at most 100 of them",
+            "provider",
+        ) from error
+    if not body.base_url.isprintable() or " " in body.base_url:
+        raise invalid("the URL must not have white space or control characters", "base_url")
     private = around.settings.allow_private_providers
     try:
         egress.check_url(body.base_url, allow_private=private)
@@ -135,11 +153,13 @@ def _check(around: Surroundings, provider_id: str, body: ProviderPut) -> None:
         raise invalid(f"{error}{hint}", "base_url") from error
     if body.api_key_env is not None:
         _check_variable(around, body.api_key_env)
+    if sum(len(name) + len(value) for name, value in body.headers.items()) > MAX_HEADERS:
+        raise invalid(f"the headers have more than {MAX_HEADERS} characters", "headers")
     for name, value in body.headers.items():
         if not _HEADER.fullmatch(name) or name.lower() in _OURS:
-            raise invalid(f"the header {name[:100]!r} cannot be set", "headers")
+            raise invalid(f"the header {name[:100]!r} cannot be set", f"headers.{name[:100]}")
         if not value.isprintable():
-            raise invalid(f"the value of the header {name} has characters that no header can have", "headers")
+            raise invalid("a header's value must not have control characters", f"headers.{name}")
 
 
 def _check_variable(around: Surroundings, name: str) -> None:

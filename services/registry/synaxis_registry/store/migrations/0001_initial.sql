@@ -215,20 +215,16 @@ BEGIN
     RETURN NEW;
 END $$;
 
-CREATE FUNCTION tell_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('synaxis_changed', '');
-    RETURN NULL;
-END $$;
-
-CREATE FUNCTION tell_outbox() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('synaxis_outbox', '');
+    PERFORM pg_notify(TG_ARGV[0], '');
     RETURN NULL;
 END $$;
 
 DO $$
-DECLARE watched text;
+DECLARE
+    watched text;
+    channel text;
 BEGIN
     FOREACH watched IN ARRAY ARRAY['provider', 'global_model', 'provider_model', 'api_key', 'tenant_model_limit',
                                    'endpoint_health'] LOOP
@@ -237,20 +233,21 @@ BEGIN
     END LOOP;
     -- Health changes with every report and is read on a timer; only circuits are told of at once, see below.
     FOREACH watched IN ARRAY ARRAY['provider', 'global_model', 'provider_model', 'api_key', 'tenant_model_limit'] LOOP
-        EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION tell_change()',
-                       watched || '_tell', watched);
+        channel := CASE WHEN watched IN ('api_key', 'tenant_model_limit') THEN 'synaxis_tenants' ELSE 'synaxis_changed' END;
+        EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION tell(%L)',
+                       watched || '_tell', watched, channel);
     END LOOP;
 END $$;
 
 CREATE TRIGGER endpoint_health_tell_new AFTER INSERT ON endpoint_health FOR EACH ROW
     WHEN (coalesce(NEW.state ->> 'open_until', NEW.state ->> 'limited_until') IS NOT NULL)
-    EXECUTE FUNCTION tell_change();
+    EXECUTE FUNCTION tell('synaxis_changed');
 CREATE TRIGGER endpoint_health_tell AFTER UPDATE ON endpoint_health FOR EACH ROW
     WHEN ((NEW.state ->> 'open_until', NEW.state ->> 'limited_until')
           IS DISTINCT FROM (OLD.state ->> 'open_until', OLD.state ->> 'limited_until'))
-    EXECUTE FUNCTION tell_change();
+    EXECUTE FUNCTION tell('synaxis_changed');
 
-CREATE TRIGGER outbox_tell AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION tell_outbox();
+CREATE TRIGGER outbox_tell AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION tell('synaxis_outbox');
 
 -- Books one request against all limits that apply to it, or against none. The rows of the limits are locked in
 -- the order of their names, so that concurrent grants of a tenant queue up and never deadlock; each statement

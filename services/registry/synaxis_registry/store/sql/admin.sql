@@ -1,11 +1,11 @@
 -- name: providers
-SELECT p.record, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
+SELECT p.record, p.next_poll_at, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
 FROM provider p LEFT JOIN provider_model m USING (provider_id)
 WHERE p.provider_id > $1 AND p.record ->> 'retired_at' IS NULL
 GROUP BY p.provider_id ORDER BY p.provider_id LIMIT $2
 
 -- name: provider
-SELECT p.record, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
+SELECT p.record, p.next_poll_at, count(m.*) AS models, count(m.*) FILTER (WHERE m.is_available) AS available
 FROM provider p LEFT JOIN provider_model m USING (provider_id)
 WHERE p.provider_id = $1 AND p.record ->> 'retired_at' IS NULL
 GROUP BY p.provider_id

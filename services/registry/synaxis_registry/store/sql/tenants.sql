@@ -6,6 +6,10 @@ RETURNING id, name, created_at
 -- name: tenant
 SELECT id, name, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL
 
+-- name: tenant_to_change
+-- Whoever deletes the tenant waits, so that nothing can be added to a tenant that is gone.
+SELECT id, name, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL FOR SHARE
+
 -- name: tenants
 SELECT id, name, created_at FROM tenant WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2
 
@@ -16,7 +20,10 @@ UPDATE tenant SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS
 UPDATE api_key SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND revoked_at IS NULL
 
 -- name: create_key
-INSERT INTO api_key (key_id, tenant_id, name, key_hash) VALUES ($1, $2, $3, $4)
+-- No row: the id is another key's. The same key may come twice, when an answer was lost.
+INSERT INTO api_key AS k (key_id, tenant_id, name, key_hash) VALUES ($1, $2, $3, $4)
+ON CONFLICT (key_id) DO UPDATE SET name = excluded.name
+WHERE k.tenant_id = excluded.tenant_id AND k.key_hash = excluded.key_hash AND k.revoked_at IS NULL
 RETURNING key_id, name, created_at
 
 -- name: keys

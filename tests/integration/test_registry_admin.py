@@ -1,0 +1,423 @@
+"""The admin API as a gateway asks it: on a real bus, with a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.support.registry import ADMIN_KEY, MODEL, Rig, eventually, report, running_registries
+
+from synaxis_common import subjects
+from synaxis_common.contracts.admin import PROOF_HEADER, AdminReply, AdminRequest, AdminStatus, admin_proof
+from synaxis_common.contracts.routing import RefusalCode, RoutePlan, RouteRefusal
+
+PRICES_SUMMED = {"requests": 2, "input_tokens": 300, "output_tokens": 30}
+
+
+@pytest.fixture
+async def rig(fresh_nats_url: str, fresh_database_url: str) -> AsyncIterator[Rig]:
+    async with running_registries(fresh_nats_url, fresh_database_url, count=2) as running:
+        yield running
+
+
+@pytest.fixture
+async def served(rig: Rig) -> Rig:
+    """Two providers that serve one model; `alpha` is the cheaper one."""
+    await rig.catalog(datetime.now(UTC), run=1)
+    for provider_id in ("alpha", "beta"):
+        await rig.put_provider(provider_id)
+        await rig.observe(provider_id, (MODEL,))
+
+    async def both() -> bool:
+        return await rig.available() == {"alpha": None, "beta": None}
+
+    await eventually(both, "both providers are available")
+    return rig
+
+
+async def ask(
+    rig: Rig, verb: str, body: Any = None, query: dict[str, str] | None = None, **path: str
+) -> AdminReply:
+    payload = AdminRequest(path=path, query=query or {}, body=body).to_bytes()
+    proof = admin_proof(ADMIN_KEY, verb, payload, int(time.time()))
+    return await rig.bus.request_bytes(
+        subjects.admin(verb), payload, AdminReply, timeout=10, headers={PROOF_HEADER: proof}
+    )
+
+
+async def answer(
+    rig: Rig, verb: str, body: Any = None, query: dict[str, str] | None = None, **path: str
+) -> Any:
+    """The body of a verb that is carried out."""
+    reply = await ask(rig, verb, body, query, **path)
+    assert reply.status in {AdminStatus.OK, AdminStatus.CREATED, AdminStatus.ACCEPTED}, reply
+    return reply.body
+
+
+async def data(rig: Rig, verb: str, **path: str) -> list[Any]:
+    return list((await answer(rig, verb, **path))["data"])
+
+
+async def pages(rig: Rig, verb: str, limit: int, **path: str) -> list[list[Any]]:
+    """All pages of a list."""
+    found: list[list[Any]] = []
+    query = {"limit": str(limit)}
+    while True:
+        body = await answer(rig, verb, None, query, **path)
+        found.append(body["data"])
+        if body["next_cursor"] is None:
+            return found
+        query["cursor"] = body["next_cursor"]
+
+
+async def plan_for(rig: Rig, model: str = MODEL, **fields: Any) -> Any:
+    return await answer(rig, "route", {"model": model, **fields})
+
+
+async def test_a_provider_is_put_shown_and_taken_back(rig: Rig) -> None:
+    body = {"base_url": "http://127.0.0.1:9/v1/", "name": "Mine", "tier": 3, "headers": {"x-team": "secret"}}
+    shown = await answer(rig, "provider.put", body, provider="mine")
+    assert shown["base_url"] == "http://127.0.0.1:9/v1"
+    assert (shown["id"], shown["name"], shown["tier"], shown["source"]) == ("mine", "Mine", 3, "operator")
+    assert (shown["is_on"], shown["off_reason"], shown["headers"]) == (True, None, {"x-team": "***"})
+    assert shown["next_poll_at"] is not None
+    assert [row["id"] for row in await data(rig, "provider.list")] == ["mine"]
+    assert await answer(rig, "provider.delete", provider="mine") == {"deleted": "mine"}
+    for verb in ("provider.get", "provider.delete"):
+        assert (await ask(rig, verb, provider="mine")).status is AdminStatus.NOT_FOUND
+    assert await data(rig, "provider.list") == []
+
+
+async def test_a_provider_without_its_key_is_off_until_discovery_has_the_key(rig: Rig) -> None:
+    await rig.catalog(datetime.now(UTC), run=1)
+    body = {"base_url": "https://api.alpha.example/v1", "api_key_env": "ALPHA_API_KEY"}
+
+    async def is_taken() -> bool:
+        reply = await ask(rig, "provider.put", body, provider="alpha")
+        return reply.status is AdminStatus.OK
+
+    await eventually(is_taken, "the registries know the variable that models.dev names")
+    shown = await answer(rig, "provider.get", provider="alpha")
+    assert (shown["is_on"], shown["off_reason"], shown["key_present"]) == (False, "no_key", False)
+    await rig.targets("ALPHA_API_KEY")
+    shown = await answer(rig, "provider.get", provider="alpha")
+    assert (shown["is_on"], shown["off_reason"], shown["key_present"]) == (True, None, True)
+    again = await answer(rig, "provider.put", body, provider="alpha")
+    assert again["is_on"], "the key's presence is remembered over a change"
+
+
+async def test_what_models_dev_says_of_a_provider_cannot_be_deleted_and_comes_back(served: Rig) -> None:
+    before = await answer(served, "provider.get", provider="alpha")
+    assert (before["source"], before["models"], before["models_available"]) == ("operator", 1, 1)
+    await answer(served, "provider.delete", provider="alpha")
+    after = await answer(served, "provider.get", provider="alpha")
+    assert (after["source"], after["base_url"]) == ("models.dev", "https://api.alpha.example/v1")
+    assert (after["is_on"], after["off_reason"], after["models_available"]) == (False, "no_key", 0)
+    assert (await ask(served, "provider.delete", provider="alpha")).status is AdminStatus.NOT_FOUND
+
+
+async def test_a_model_is_found_by_any_name_and_an_unknown_one_gets_the_nearest(served: Rig) -> None:
+    for name in (MODEL, "acme/talker-2-mini", "Talker-2-Mini", f"alpha/{MODEL}"):
+        shown = await answer(served, "model.get", model=name)
+        assert shown["id"] == MODEL
+        assert [row["provider_id"] for row in shown["endpoints"]] == ["alpha", "beta"]
+    (row,) = await data(served, "model.list")
+    assert (row["id"], row["endpoints"], row["endpoints_available"]) == (MODEL, 2, 2)
+    assert (row["context_window"], row["max_output"], row["vendor"]) == (128_000, 8_192, "acme")
+    missing = await ask(served, "model.get", model="talker-2-min")
+    assert missing.status is AdminStatus.NOT_FOUND
+    assert MODEL in (missing.error or "")
+
+
+async def test_an_operators_alias_is_a_name_at_once_and_can_be_taken_back(served: Rig) -> None:
+    patched = await answer(
+        served, "model.patch", {"aliases": ["chatty"], "status": "deprecated"}, model=MODEL
+    )
+    assert (patched["aliases"], patched["status"]) == (["chatty"], "deprecated")
+    shown = [await answer(served, "model.get", model="chatty") for _ in range(6)]
+    assert {one["id"] for one in shown} == {MODEL}, "any registry may answer"
+    taken_back = await answer(served, "model.patch", {"aliases": None, "status": None}, model=MODEL)
+    assert (taken_back["aliases"], taken_back["status"]) == (["acme/talker-2-mini"], "active")
+
+
+async def test_provider_models_are_filtered_and_paged(served: Rig) -> None:
+    await served.observe("alpha", (MODEL, "another-1", "another-2"))
+
+    async def listed() -> bool:
+        return len(await data(served, "provider-model.list")) == 4
+
+    await eventually(listed, "the new models are there")
+    found = await pages(served, "provider-model.list", 3)
+    assert [len(page) for page in found] == [3, 1]
+    assert [(row["provider_id"], row["provider_model_id"]) for page in found for row in page] == [
+        ("alpha", "another-1"), ("alpha", "another-2"), ("alpha", MODEL), ("beta", MODEL),
+    ]  # fmt: skip
+
+    async def keys(**query: str) -> list[tuple[str, str]]:
+        rows = (await answer(served, "provider-model.list", None, query))["data"]
+        return [(row["provider_id"], row["provider_model_id"]) for row in rows]
+
+    assert await keys(provider="beta") == [("beta", MODEL)]
+    assert await keys(model="acme/Talker-2-Mini") == [("alpha", MODEL), ("beta", MODEL)]
+    assert await keys(model="nobody-has-this") == []
+    assert await keys(available="false") == []
+    assert len(await keys(available="true")) == 4
+    wrong = await ask(served, "provider-model.list", None, {"available": "maybe"})
+    assert (wrong.status, wrong.field) == (AdminStatus.INVALID, "available")
+
+
+async def test_an_override_of_prices_changes_the_order_of_a_plan_and_can_be_taken_back(served: Rig) -> None:
+    async def order() -> list[str]:
+        return [one["provider_id"] for one in (await plan_for(served))["candidates"]]
+
+    key = {"provider": "beta", "provider_model_id": MODEL}
+    assert await order() == ["alpha", "beta"]
+    patched = await answer(
+        served, "provider-model.patch", {"input_price": "0.01", "output_price": "0.02"}, **key
+    )
+    assert (patched["input_price"], patched["output_price"]) == ("0.01", "0.02")
+    await eventually(lambda: is_order(served, ["beta", "alpha"]), "every registry prefers beta")
+    back = await answer(served, "provider-model.patch", {"input_price": None, "output_price": None}, **key)
+    assert (back["input_price"], back["output_price"]) == ("0.20", "0.40")
+
+
+async def is_order(rig: Rig, expected: list[str]) -> bool:
+    plans = [await plan_for(rig) for _ in range(4)]
+    return all([one["provider_id"] for one in plan["candidates"]] == expected for plan in plans)
+
+
+async def test_a_pin_names_a_known_model_and_is_undone_by_null(served: Rig) -> None:
+    await served.observe("alpha", (MODEL, "mystery"))
+    key = {"provider": "alpha", "provider_model_id": "mystery"}
+
+    async def is_there() -> bool:
+        return (await ask(served, "provider-model.get", **key)).status is AdminStatus.OK
+
+    await eventually(is_there, "the new model is there")
+    nowhere = await ask(served, "provider-model.patch", {"global_model_id": "no-such-model"}, **key)
+    assert nowhere.status is AdminStatus.NOT_FOUND
+    pinned = await answer(served, "provider-model.patch", {"global_model_id": "acme/talker-2-mini"}, **key)
+    assert (pinned["global_model_id"], pinned["resolved_by"], pinned["pinned"]) == (MODEL, "pin", True)
+    undone = await answer(served, "provider-model.patch", {"global_model_id": None}, **key)
+    assert (undone["global_model_id"], undone["pinned"]) == ("mystery", False)
+    missing = await ask(served, "provider-model.patch", {}, provider="alpha", provider_model_id="a/b/c")
+    assert missing.status is AdminStatus.NOT_FOUND
+
+
+async def test_a_disabled_provider_model_takes_no_requests(served: Rig) -> None:
+    patched = await answer(
+        served, "provider-model.patch", {"enabled": False}, provider="alpha", provider_model_id=MODEL
+    )
+    assert (patched["enabled"], patched["is_available"]) == (False, False)
+    await eventually(lambda: is_order(served, ["beta"]), "every registry leaves alpha out")
+    assert [(out["provider_id"], out["reason"]) for out in (await plan_for(served))["excluded"]] == [
+        ("alpha", "disabled")
+    ]
+
+
+async def test_tenants_come_and_go_and_an_id_is_never_used_again(rig: Rig) -> None:
+    made = await ask(rig, "tenant.create", {"id": "acme", "name": "Acme"})
+    assert made.status is AdminStatus.CREATED
+    assert await answer(rig, "tenant.get", tenant="acme") == made.body
+    twice = await ask(rig, "tenant.create", {"id": "acme", "name": "Other"})
+    assert (twice.status, twice.field) == (AdminStatus.CONFLICT, "id")
+    for name in ("b", "c"):
+        await answer(rig, "tenant.create", {"id": name, "name": name})
+    assert [[row["id"] for row in page] for page in await pages(rig, "tenant.list", 2)] == [
+        ["acme", "b"],
+        ["c"],
+    ]
+    await answer(rig, "tenant.delete", tenant="acme")
+    for verb, body in (
+        ("tenant.get", None), ("tenant.delete", None), ("key.list", None), ("limit.list", None),
+        ("key.create", {"name": "", "key_id": "k", "key_hash": "h"}),
+        ("route", {"model": MODEL, "tenant_id": "acme"}),
+    ):  # fmt: skip
+        assert (await ask(rig, verb, body, tenant="acme")).status is AdminStatus.NOT_FOUND, verb
+    again = await ask(rig, "tenant.create", {"id": "acme", "name": "Acme"})
+    assert again.status is AdminStatus.CONFLICT
+
+
+async def test_a_key_is_stored_once_listed_without_its_hash_and_revoked(served: Rig) -> None:
+    await answer(served, "tenant.create", {"id": "acme", "name": "Acme"})
+    body = {"name": "first", "key_id": "key-1", "key_hash": "k1:one"}
+    made = await ask(served, "key.create", body, tenant="acme")
+    assert made.status is AdminStatus.CREATED
+    assert set(made.body) == {"key_id", "name", "created_at"}  # type: ignore[arg-type]
+    assert await answer(served, "key.create", body, tenant="acme") == made.body, "an answer may be lost"
+    for other in ({"key_id": "key-1", "key_hash": "k1:two"}, {"key_id": "key-2", "key_hash": "k1:one"}):
+        refused = await ask(served, "key.create", {"name": "other", **other}, tenant="acme")
+        assert refused.status is AdminStatus.CONFLICT
+    assert await data(served, "key.list", tenant="acme") == [made.body]
+    assert isinstance(await served.route("k1:one"), RoutePlan)
+    assert await answer(served, "key.delete", tenant="acme", key_id="key-1") == {"deleted": "key-1"}
+    assert (await ask(served, "key.delete", tenant="acme", key_id="key-1")).status is AdminStatus.NOT_FOUND
+    assert await data(served, "key.list", tenant="acme") == []
+
+    async def is_refused() -> bool:
+        replies = [await served.route("k1:one") for _ in range(4)]
+        return all(
+            isinstance(one, RouteRefusal) and one.code is RefusalCode.INVALID_API_KEY for one in replies
+        )
+
+    await eventually(is_refused, "every registry refuses the key")
+
+
+async def test_no_key_outlives_a_tenant_that_is_deleted_while_keys_are_made(rig: Rig) -> None:
+    await answer(rig, "tenant.create", {"id": "acme", "name": "Acme"})
+
+    def make(number: int) -> Any:
+        body = {"name": "", "key_id": f"key-{number}", "key_hash": f"k1:{number}"}
+        return ask(rig, "key.create", body, tenant="acme")
+
+    first = [make(number) for number in range(10)]
+    last = [make(number) for number in range(10, 20)]
+    replies = await asyncio.gather(*first, ask(rig, "tenant.delete", tenant="acme"), *last)
+    assert {reply.status for reply in replies} <= {AdminStatus.OK, AdminStatus.CREATED, AdminStatus.NOT_FOUND}
+    assert await rig.database.fetchval("SELECT count(*) FROM api_key WHERE revoked_at IS NULL") == 0
+
+
+async def test_limits_are_set_by_any_name_shown_with_their_use_and_removed(served: Rig) -> None:
+    key_hash = await served.new_key("acme")
+    limit = {"allowed_rpm": 5, "monthly_budget_usd": "12.50"}
+    put = await answer(served, "limit.put", limit, tenant="acme", model="acme/talker-2-mini")
+    assert (put["model"], put["allowed_rpm"], put["monthly_budget_usd"]) == (MODEL, 5, "12.50")
+    await answer(served, "limit.put", {"allowed_tpm": 100_000}, tenant="acme", model="*")
+    assert isinstance(await served.route(key_hash, input_tokens=100, max_output_tokens=10), RoutePlan)
+
+    async def rows() -> dict[str, Any]:
+        return {row["model"]: row for row in await data(served, "limit.list", tenant="acme")}
+
+    shown = await rows()
+    assert set(shown) == {"*", MODEL}
+    assert shown[MODEL]["global_model_id"] == MODEL
+    assert (shown[MODEL]["allowed_rpm"], shown[MODEL]["used_requests"]) == (5, 1)
+    assert (shown[MODEL]["monthly_budget_usd"], shown[MODEL]["spent_usd"]) == ("12.50", "0")
+    assert float(shown[MODEL]["reserved_usd"]) > 0
+    assert (shown["*"]["allowed_tpm"], shown["*"]["used_requests"]) == (100_000, 1)
+    assert shown["*"]["used_tokens"] > 0
+    planned = await plan_for(served, tenant_id="acme", needs={"input_tokens": 100, "max_output_tokens": 10})
+    assert set(planned["booking"]["limits"]) == {"*", MODEL}
+    assert (await rows())[MODEL]["used_requests"] == 1, "a plan that is only shown books nothing"
+    unknown = await ask(served, "limit.put", {}, tenant="acme", model="talker-2-min")
+    assert unknown.status is AdminStatus.NOT_FOUND
+    assert MODEL in (unknown.error or "")
+    assert await answer(served, "limit.delete", tenant="acme", model="*") == {"deleted": "*"}
+    assert (await ask(served, "limit.delete", tenant="acme", model="*")).status is AdminStatus.NOT_FOUND
+    assert set(await rows()) == {MODEL}
+
+
+async def test_a_model_that_a_tenant_may_not_use_is_refused_in_its_plan(served: Rig) -> None:
+    await answer(served, "tenant.create", {"id": "acme", "name": "Acme"})
+    await answer(served, "limit.put", {"allowed": False}, tenant="acme", model=MODEL)
+
+    async def is_refused() -> bool:
+        plans = [await plan_for(served, tenant_id="acme") for _ in range(4)]
+        return all(plan["refusal"] and plan["refusal"]["code"] == "model_not_allowed" for plan in plans)
+
+    await eventually(is_refused, "every registry knows of the limit")
+    assert (await plan_for(served))["refusal"] is None, "others may use it"
+
+
+async def test_a_plan_shows_ranks_costs_and_prices_and_a_refusal_the_nearest(served: Rig) -> None:
+    plan = await plan_for(served, needs={"input_tokens": 1_000_000, "max_output_tokens": 1_000})
+    assert plan["model"] is None
+    assert plan["refusal"]["code"] == "context_length_exceeded"
+    assert {out["reason"] for out in plan["excluded"]} == {"context_too_small"}
+    plan = await plan_for(served, needs={"input_tokens": 1_000, "max_output_tokens": 1_000})
+    assert (plan["model"], plan["refusal"]) == (MODEL, None)
+    assert [(one["rank"], one["provider_id"]) for one in plan["candidates"]] == [(1, "alpha"), (2, "beta")]
+    first = plan["candidates"][0]
+    assert first["prices"]["input"] == "0.10"
+    assert "." in first["expected_cost_usd"]
+    assert "e" not in first["expected_cost_usd"].lower()
+    assert (first["cost_known"], first["tier"], first["samples"]) == ("known", 0, 0)
+    assert plan["booking"] == {"limits": [], "requests": 1, "tokens": 0, "usd": "0"}
+    missing = await plan_for(served, "talker-2-min")
+    assert (missing["refusal"]["code"], missing["refusal"]["nearest"]) == ("model_not_found", [MODEL])
+
+
+async def test_usage_is_summed_exactly_by_any_group(served: Rig) -> None:
+    nothing = await answer(served, "usage.query")
+    assert [row["requests"] for row in nothing["data"]] == [0]
+    key_hash = await served.new_key("acme")
+    for tokens in (100, 200):
+        plan = await served.route(key_hash)
+        assert isinstance(plan, RoutePlan)
+        call = report(plan, input=tokens, output=tokens // 10)
+        await served.store(subjects.USAGE, call, str(call.request_id))
+
+    async def rows(**query: str) -> list[Any]:
+        return list((await answer(served, "usage.query", None, query))["data"])
+
+    async def are_settled() -> bool:
+        return bool((await rows())[0]["requests"] == 2)
+
+    await eventually(are_settled, "both reports are in the ledger")
+    # 300 tokens at 0.10 and 30 at 0.20 USD a million.
+    sums = PRICES_SUMMED | {"cost_usd": "0.000036", "requests_without_price": 0, "requests_estimated": 0}
+
+    def rounded(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"cost_usd": row["cost_usd"].rstrip("0")}
+
+    assert [rounded(row) for row in await rows()] == [sums]
+    today = datetime.now(UTC).date()
+    (row,) = await rows(group_by="tenant,model,provider,day")
+    assert rounded(row) == {
+        "tenant": "acme", "model": MODEL, "provider": "alpha", "day": today.isoformat(), **sums
+    }  # fmt: skip
+    assert set((await rows(group_by="key"))[0]) == {"key", *sums}
+    assert await rows(group_by="tenant", tenant="other") == []
+    assert (await rows(model="acme/talker-2-mini", provider="alpha"))[0]["requests"] == 2
+    assert (await rows(**{"from": (today + timedelta(days=2)).isoformat()}))[0]["requests"] == 0
+    assert (await rows(**{"from": f"{today - timedelta(days=1)}T00:00:00Z"}))[0]["requests"] == 2
+
+
+async def test_a_job_is_run_by_hand_wakes_its_workers_and_is_listed(rig: Rig) -> None:
+    job = "models-dev-sync"
+    woken = await rig.bus.client.subscribe(subjects.job_wake(job))
+    await rig.bus.client.flush()
+    assert [(row["name"], row["last_run"]) for row in await data(rig, "job.list")] == [
+        (job, None),
+        ("provider-discovery", None),
+    ]
+    runs = []
+    for _ in range(3):
+        reply = await ask(rig, "job.run", job=job)
+        assert reply.status is AdminStatus.ACCEPTED
+        runs.append(reply.body)
+        await woken.next_msg(timeout=5)
+    assert [(run["status"], run["trigger"]) for run in runs] == [("running", "manual")] * 3  # type: ignore[index,call-overload]
+    found = await pages(rig, "job.runs", 2, job=job)
+    assert [len(page) for page in found] == [2, 1]
+    assert [run for page in found for run in page] == runs[::-1], "newest first"
+    assert (await data(rig, "job.list"))[0]["last_run"] == runs[-1]
+    for cursor in ("x", "WyJub3QgYSB0aW1lIl0="):
+        wrong = await ask(rig, "job.runs", None, {"cursor": cursor}, job=job)
+        assert (wrong.status, wrong.field) == (AdminStatus.INVALID, "cursor")
+
+
+async def test_a_list_of_large_rows_comes_in_pages_that_the_bus_can_carry(rig: Rig) -> None:
+    name = "模" * 6_000
+    for number in range(60):
+        await answer(rig, "tenant.create", {"id": f"t{number:02}", "name": name})
+    found = await pages(rig, "tenant.list", 1_000)
+    assert len(found) > 1
+    assert [row["id"] for page in found for row in page] == [f"t{number:02}" for number in range(60)]
+
+
+async def test_a_message_without_a_proof_changes_nothing(rig: Rig) -> None:
+    payload = AdminRequest(body={"id": "acme", "name": "Acme"}).to_bytes()
+    for headers in (
+        None,
+        {PROOF_HEADER: admin_proof("another-key", "tenant.create", payload, int(time.time()))},
+    ):
+        reply = await rig.bus.request_bytes(
+            subjects.admin("tenant.create"), payload, AdminReply, timeout=10, headers=headers
+        )
+        assert reply.status is AdminStatus.FORBIDDEN
+    assert await data(rig, "tenant.list") == []
