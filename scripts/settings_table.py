@@ -50,7 +50,8 @@ def main() -> int:
     action.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     text = README.read_text(encoding="utf-8")
-    wanted = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: settings_table(), text, flags=re.DOTALL)
+    between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    wanted = between.sub(lambda _: settings_table(), text)
     if arguments.write:
         README.write_text(wanted, encoding="utf-8")
         return 0

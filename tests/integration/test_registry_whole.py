@@ -222,7 +222,7 @@ async def test_spent_and_reserved_never_pass_the_budget_and_settle_to_the_exact_
 
 
 async def test_a_poisonous_message_is_set_aside_and_the_next_ones_are_handled(served: Rig) -> None:
-    for subject in (subjects.USAGE, subjects.observation("alpha"), subjects.CATALOG_MODELS):
+    for subject in (subjects.USAGE, subjects.observation("alpha"), subjects.catalog_models()):
         await served.bus.store(subject, b'{"not": "a message", "nul": "\\u0000"}', str(ids.uuid7()))
     key_hash = await served.new_key("acme")
     plan = await served.route(key_hash)

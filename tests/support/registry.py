@@ -139,7 +139,7 @@ class Rig:
             content_hash="models",
             models=(CatalogModel(source_id="acme/talker-2-mini", facts=facts),),
         )
-        await self.store(subjects.CATALOG_MODELS, metadata)
+        await self.store(subjects.catalog_models(), metadata)
         seen = []
         for provider_id, price in (prices or PROVIDERS).items():
             message = CatalogProvider(

@@ -150,7 +150,7 @@ class StubRegistry:
         said: CatalogProvider | CatalogMetadata | CatalogComplete
         if message.subject == subjects.CATALOG_COMPLETE:
             said = CatalogComplete.model_validate_json(message.data)
-        elif message.subject == subjects.CATALOG_MODELS:
+        elif message.subject.startswith(subjects.CATALOG_MODELS):
             said = CatalogMetadata.model_validate_json(message.data)
         else:
             said = CatalogProvider.model_validate_json(message.data)

@@ -242,7 +242,7 @@ class Up:
         has_key = any(
             name in self._environment for name in row["api_key_envs"] if key_variables.switches_on(name)
         )
-        return row["is_on"] is True or (row["off_reason"] == "no_key" and has_key)
+        return bool(row["is_on"] or (row["off_reason"] == "no_key" and has_key))
 
     async def _start_demo(self, client: AdminClient) -> None:
         self._say("no provider has a key here: starting two demo providers")

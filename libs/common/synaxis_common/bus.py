@@ -103,6 +103,7 @@ class Bus:
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._closing = False
+        self._is_started = False
         self.broker = NatsBroker(
             settings.nats_url.get_secret_value().split(","),
             name=f"synaxis-{name}",
@@ -132,7 +133,7 @@ class Bus:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection now."""
-        return bool(self.client.is_connected)
+        return self._is_started and bool(self.client.is_connected)
 
     def problem(self) -> str | None:
         """Why the bus keeps the service from being ready."""
@@ -156,6 +157,7 @@ class Bus:
             try:
                 await self.broker.connect()
                 await self.declare()
+                self._is_started = True
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 log.warning("bus_not_reachable", error=type(error).__name__, retry_in_s=delay)
                 await asyncio.sleep(delay)

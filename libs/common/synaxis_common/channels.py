@@ -93,7 +93,7 @@ CHANNELS: tuple[Channel, ...] = (
         "What models.dev lists for a provider, in parts where it is large.",
     ),
     Channel(
-        subjects.CATALOG_MODELS,
+        f"{subjects.CATALOG_MODELS}.*",
         "jetstream",
         "sync",
         "registry",

@@ -51,6 +51,8 @@ REPLY_TIMEOUT_S = 5.0
 FIRST_BACK_OFF_S = 0.5
 LONGEST_BACK_OFF_S = 15.0
 """Between questions to a registry that does not answer."""
+WORTH_A_WARNING_S = 5.0
+"""From this back-off on, the silence is no longer that of a registry that is starting."""
 JITTER_SHARE = 0.1
 """At most this share of the time to the next slot is waited after a slot."""
 LONGEST_SLEEP_S = 30.0
@@ -160,7 +162,9 @@ class JobWorker:
         except BusUnavailable as error:
             delay = self._back_off_s * _random.uniform(0.5, 1.0)
             self._back_off_s = min(self._back_off_s * 2, LONGEST_BACK_OFF_S)
-            log.warning("job_not_claimed", job=job.name, error=str(error), retry_in_s=round(delay, 1))
+            # While a registry is starting nobody answers, which is nothing to warn of.
+            tell = log.info if self._back_off_s < WORTH_A_WARNING_S else log.warning
+            tell("job_not_claimed", job=job.name, error=str(error), retry_in_s=round(delay, 1))
             return delay
         self._back_off_s = FIRST_BACK_OFF_S
         if isinstance(reply.answer, JobGrant):

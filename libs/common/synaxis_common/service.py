@@ -67,6 +67,15 @@ async def _serve(name: str, settings: ServiceSettings, application: Application,
         serving.result()
 
 
+class _Starting:
+    """Not ready before the application has been entered, whatever its own checks say."""
+
+    is_over = False
+
+    def problem(self) -> str | None:
+        return None if self.is_over else "starting"
+
+
 async def _live(
     settings: ServiceSettings,
     application: Application,
@@ -74,6 +83,9 @@ async def _live(
     server: HealthServer | None,
     stop: asyncio.Event,
 ) -> None:
+    starting = _Starting()
+    runtime.health.add("bus", runtime.bus.problem)
+    runtime.health.add("application", starting.problem)
     if server is not None:
         await server.start()
     try:
@@ -85,8 +97,8 @@ async def _live(
             connecting.cancel()
             return
         connecting.result()
-        runtime.health.add("bus", runtime.bus.problem)
         async with application(runtime):
+            starting.is_over = True
             log.info("started")
             await stop.wait()
             log.info("stopping")

@@ -60,6 +60,11 @@ def catalog_provider(provider_id: str, part: int = 0) -> str:
     return f"{CATALOG}.provider.{token(provider_id)}.{part}"
 
 
+def catalog_models(part: int = 0) -> str:
+    """Where sync says what models.dev says of models; a subject a part, since the stream keeps the newest."""
+    return f"{CATALOG_MODELS}.{part}"
+
+
 def observation(provider_id: str) -> str:
     """Where discovery says what a provider answered to one poll."""
     return f"{OBSERVATION}.{token(provider_id)}"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import asyncpg
 from faststream.nats import NatsMessage
 from pydantic import ValidationError
 
@@ -126,6 +127,8 @@ def _guarded(handler: Callable[[Delivery], Awaitable[None]]) -> Callable[[Delive
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False, include_context=False)
             raise Poison(f"not a valid message: {problems[:3]}") from error
+        except (asyncpg.DataError, asyncpg.CheckViolationError) as error:
+            raise Poison(f"cannot be stored: {error}") from error
         except DatabaseUnavailable as error:
             raise TryLater(f"Postgres: {error}") from error
 

@@ -57,7 +57,7 @@ class Outbox:
         while True:
             self.wake.clear()
             try:
-                while await self._database.run(self._drain):
+                while await self._database.run(self.drain):
                     pass
             except (DatabaseUnavailable, BusUnavailable) as error:
                 log.warning("outbox_waits", error=str(error))
@@ -67,8 +67,8 @@ class Outbox:
             except TimeoutError:
                 continue
 
-    async def _drain(self, connection: Connection) -> bool:
-        """Publish one batch. True: there may be more."""
+    async def drain(self, connection: Connection) -> bool:
+        """Publish one batch and delete it in the caller's transaction. True: there may be more."""
         if not await connection.fetchval(SQL["lock"]):
             return False
         rows = await connection.fetch(SQL["next"], BATCH)

@@ -161,7 +161,9 @@ def _metadata_messages(run: Run, read: ModelsRead, metadata_hash: str) -> Iterat
             parts=len(parts),
             models=models,
         )
-        yield _outgoing("metadata", subjects.CATALOG_MODELS, message, f"{run.run_id}/{_METADATA}/{number}")
+        yield _outgoing(
+            "metadata", subjects.catalog_models(number), message, f"{run.run_id}/{_METADATA}/{number}"
+        )
 
 
 def _provider_messages(

@@ -57,7 +57,7 @@ def test_metadata_goes_first_then_providers_then_the_closing_message() -> None:
     found = changes(run(), Checkpoint(), *world())
     assert [message.kind for message in found.messages] == ["metadata", *["provider"] * 3, "complete"]
     assert [message.subject for message in found.messages] == [
-        subjects.CATALOG_MODELS,
+        subjects.catalog_models(),
         *(subjects.catalog_provider(name) for name in ("alpha", "beta", "gamma")),
         subjects.CATALOG_COMPLETE,
     ]

@@ -36,7 +36,7 @@ class CatalogHandlers:
         if delivery.subject == subjects.CATALOG_COMPLETE:
             complete = CatalogComplete.model_validate_json(delivery.data)
             await self._database.run(lambda connection: self._complete(connection, complete))
-        elif delivery.subject == subjects.CATALOG_MODELS:
+        elif delivery.subject.startswith(f"{subjects.CATALOG_MODELS}."):
             metadata = CatalogMetadata.model_validate_json(delivery.data)
             await self._database.run(lambda connection: self._metadata(connection, metadata))
         else:
@@ -103,7 +103,13 @@ class CatalogHandlers:
                 await catalog.store_update(connection, update, rows[update.record.provider_id])
         await catalog.save_source(connection, COMPLETE, message.source, message.observed_at)
         applied = {record.provider_id: record.content_hash for record in providers.values()}
-        if all(applied.get(one.provider_id) == one.content_hash for one in message.providers):
+        metadata = await connection.fetchrow(catalog.SQL["source"], METADATA)
+        has_metadata = message.metadata_hash is None or (
+            metadata is not None and metadata["value"] == message.metadata_hash
+        )
+        if has_metadata and all(
+            applied.get(one.provider_id) == one.content_hash for one in message.providers
+        ):
             for document, etag in message.etags.items():
                 await catalog.save_source(connection, ETAG + document, etag, message.observed_at)
         else:

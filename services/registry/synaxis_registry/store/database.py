@@ -22,6 +22,7 @@ else:
 
 COMMAND_TIMEOUT_S = 10.0
 ACQUIRE_TIMEOUT_S = 3.0
+RELISTEN_S = 1.0
 ATTEMPTS = 4
 
 _AGAIN = (
@@ -124,8 +125,6 @@ class Database:
                     raise DatabaseUnavailable(type(error).__name__) from error
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries
             except _AWAY as error:
-                if isinstance(error, ValueError):
-                    raise  # asyncpg refuses an argument: an InterfaceError too, but no fault of Postgres
                 if isinstance(error, _LOST) and not is_lost:
                     is_lost = True
                     continue
@@ -137,7 +136,16 @@ class Database:
         raise AssertionError("the last attempt returns or raises")
 
     async def listen(self, channels: tuple[str, ...], on_notice: Callable[[str], None]) -> None:
-        """Call `on_notice(channel)` for every NOTIFY until the connection is lost, which raises OSError."""
+        """Call `on_notice(channel)` for every NOTIFY, for ever, and for each channel after every reconnect."""
+        while True:
+            try:
+                await self._listen(channels, on_notice)
+            except _AWAY as error:
+                log.warning("notices_lost", error=type(error).__name__, retry_in_s=RELISTEN_S)
+            await asyncio.sleep(RELISTEN_S)
+
+    async def _listen(self, channels: tuple[str, ...], on_notice: Callable[[str], None]) -> None:
+        """Listen until the connection is lost."""
         connection = await asyncpg.connect(self._url, timeout=5)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
@@ -151,6 +159,5 @@ class Database:
                     await asyncio.wait_for(lost.wait(), timeout=5)
                 except TimeoutError:
                     continue
-            raise ConnectionError("the listening connection was lost")
         finally:
             connection.terminate()
