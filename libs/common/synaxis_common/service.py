@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import uvloop
+from pydantic import ValidationError
 
 from synaxis_common.bus import Bus
 from synaxis_common.clock import Clock, SystemClock
@@ -30,19 +33,35 @@ class Runtime:
     clock: Clock
 
 
-Application = Callable[[Runtime], AbstractAsyncContextManager[None]]
+S = TypeVar("S", bound=ServiceSettings)
+
+Application = Callable[[Runtime, S], AbstractAsyncContextManager[object]]
 """Entered: the service works. Left: it has drained."""
 
+_Entered = Callable[[Runtime], AbstractAsyncContextManager[object]]
 
-def run_service(
-    name: str, settings: ServiceSettings, application: Application, *, own_http: bool = False
-) -> None:
-    """Run a service until SIGTERM or SIGINT. `own_http`: it serves the health endpoints itself."""
+EXIT_CONFIG = 78
+"""Exit status when a setting is missing or wrong; `EX_CONFIG` of sysexits.h."""
+
+
+def run_service(name: str, kind: type[S], application: Application[S], *, own_http: bool = False) -> None:
+    """Read the settings and run a service until SIGTERM or SIGINT.
+
+    `own_http`: it serves the health endpoints itself. A wrong setting is told by name, never by its value.
+    """
+    try:
+        settings = kind()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            variable = "_".join(str(part) for part in problem["loc"]).upper()
+            said = problem["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"synaxis-{name}: SYNAXIS_{variable}: {said}\n")
+        sys.exit(EXIT_CONFIG)
     configure_logging(name, settings.log_level)
-    uvloop.run(_serve(name, settings, application, own_http))
+    uvloop.run(_serve(name, settings, lambda runtime: application(runtime, settings), own_http))
 
 
-async def _serve(name: str, settings: ServiceSettings, application: Application, own_http: bool) -> None:
+async def _serve(name: str, settings: ServiceSettings, application: _Entered, own_http: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +97,7 @@ class _Starting:
 
 async def _live(
     settings: ServiceSettings,
-    application: Application,
+    application: _Entered,
     runtime: Runtime,
     server: HealthServer | None,
     stop: asyncio.Event,

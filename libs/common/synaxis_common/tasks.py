@@ -14,6 +14,7 @@ log = get_logger(__name__)
 RESTARTS = Counter("synaxis_task_restarts_total", "Background tasks that failed and were restarted", ["task"])
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
+CANCEL_AGAIN_S = 0.5
 
 
 class TaskSupervisor:
@@ -32,12 +33,16 @@ class TaskSupervisor:
         """Cancel all tasks and wait for their clean-up, at most `timeout` seconds."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=timeout)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        pending = set(tasks)
+        while pending and loop.time() < deadline:
             for task in pending:
-                log.error("task_did_not_stop", task=task.get_name())
+                task.cancel()
+            # Again and again: Python 3.11's wait_for loses a cancellation that comes together with a result.
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        for task in pending:
+            log.error("task_did_not_stop", task=task.get_name())
 
     async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         delay = FIRST_DELAY_S

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-
-from pydantic import ValidationError
 
 from synaxis_common import subjects
 from synaxis_common.jobs import Job, JobWorker, new_worker_id
@@ -17,9 +14,6 @@ from synaxis_discovery.job import Discovery
 from synaxis_discovery.poll import Poller
 from synaxis_discovery.settings import DiscoverySettings
 from synaxis_discovery.targets import Targets
-
-EXIT_CONFIG = 78
-"""`EX_CONFIG` of sysexits.h."""
 
 
 @asynccontextmanager
@@ -68,18 +62,4 @@ async def discovering(
 
 def main() -> None:
     """Run discovery until it is told to stop."""
-    try:
-        settings = DiscoverySettings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            said = problem["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"synaxis-discovery: SYNAXIS_{name}: {said}\n")
-        sys.exit(EXIT_CONFIG)
-
-    @asynccontextmanager
-    async def application(runtime: Runtime) -> AsyncIterator[None]:
-        async with discovering(runtime, settings):
-            yield
-
-    run_service("discovery", settings, application)
+    run_service("discovery", DiscoverySettings, discovering)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-
-from pydantic import ValidationError
 
 from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
@@ -27,8 +24,6 @@ from synaxis_gateway.upstream.client import UpstreamClient
 
 log = get_logger(__name__)
 
-EXIT_CONFIG = 78
-"""`EX_CONFIG` of sysexits.h."""
 FLUSH_RESERVE_S = 5.0
 """Of the grace period, for cutting what did not finish, storing reports and closing connections."""
 
@@ -67,18 +62,4 @@ async def serving(
 
 def main() -> None:
     """Run the gateway until it is told to stop."""
-    try:
-        settings = GatewaySettings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            said = problem["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"synaxis-gateway: SYNAXIS_{name}: {said}\n")
-        sys.exit(EXIT_CONFIG)
-
-    @asynccontextmanager
-    async def application(runtime: Runtime) -> AsyncIterator[None]:
-        async with serving(runtime, settings):
-            yield
-
-    run_service("gateway", settings, application, own_http=True)
+    run_service("gateway", GatewaySettings, serving, own_http=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -29,9 +28,6 @@ from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import catalog
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 from synaxis_registry.store.migrate import migrate
-
-EXIT_CONFIG = 78
-"""`EX_CONFIG` of sysexits.h."""
 
 CATALOG = ConsumerSpec(subjects.STREAM_CATALOG, "registry-catalog", max_ack_pending=1, ack_wait_s=60)
 OBSERVATION = ConsumerSpec(subjects.STREAM_OBSERVATION, "registry-observation", max_ack_pending=64, batch=4)
@@ -154,17 +150,4 @@ async def _set_aside(database: Database, delivery: Delivery, reason: str) -> Non
 
 def main() -> None:
     """Run the registry until it is told to stop."""
-    try:
-        settings = RegistrySettings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"synaxis-registry: SYNAXIS_{name}: {problem['msg']}\n")
-        sys.exit(EXIT_CONFIG)
-
-    @asynccontextmanager
-    async def application(runtime: Runtime) -> AsyncIterator[None]:
-        async with serving(runtime, settings):
-            yield
-
-    run_service("registry", settings, application)
+    run_service("registry", RegistrySettings, serving)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-from pydantic import ValidationError
 
 from synaxis_common.jobs import Job, JobWorker, new_worker_id
 from synaxis_common.schedule import parse_schedule
@@ -14,9 +11,6 @@ from synaxis_common.service import Runtime, run_service
 from synaxis_sync.job import SyncJob
 from synaxis_sync.models_dev import ModelsDev
 from synaxis_sync.settings import SyncSettings
-
-EXIT_CONFIG = 78
-"""`EX_CONFIG` of sysexits.h."""
 
 
 @asynccontextmanager
@@ -40,18 +34,4 @@ async def syncing(runtime: Runtime, settings: SyncSettings) -> AsyncIterator[Non
 
 def main() -> None:
     """Run sync until it is told to stop."""
-    try:
-        settings = SyncSettings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            said = problem["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"synaxis-sync: SYNAXIS_{name}: {said}\n")
-        sys.exit(EXIT_CONFIG)
-
-    @asynccontextmanager
-    async def application(runtime: Runtime) -> AsyncIterator[None]:
-        async with syncing(runtime, settings):
-            yield
-
-    run_service("sync", settings, application)
+    run_service("sync", SyncSettings, syncing)
