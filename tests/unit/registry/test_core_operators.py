@@ -74,6 +74,7 @@ def test_a_provider_of_models_dev_goes_back_to_models_devs_word() -> None:
     world.apply(drop_provider(world.provider, world.rows, NOW, {"ACME_API_KEY"}))
     assert world.provider.base_url == before.base_url
     assert world.provider.api_key_envs == ("ACME_API_KEY",)
+    assert provider_state(world.provider).is_on, "the host that the operator had put is forgotten"
     assert drop_provider(before, world.rows, NOW) == ProviderUpdate()
 
 

@@ -86,6 +86,8 @@ def drop_provider(
         rate_limit_tpm=None,
         headers={},
         allow_private=False,
+        pinned_host=None,  # the operator's; models.dev's is pinned anew at its next use
+        host_confirmed=True,
     )
     if known.catalog is not None:
         return settle(known, from_catalog(after, known.catalog, keys_present), rows, {}, now, _BY_OPERATOR)
