@@ -430,3 +430,52 @@ async def test_a_message_without_a_proof_changes_nothing(rig: Rig) -> None:
         )
         assert reply.status is AdminStatus.FORBIDDEN
     assert await data(rig, "tenant.list") == []
+
+
+async def test_runs_that_tell_much_come_in_pages_that_the_bus_can_carry(rig: Rig) -> None:
+    await rig.database.execute(
+        """INSERT INTO job_run (run_id, job, trigger, scheduled_at, attempt, status, lease_expires_at,
+               created_at, error)
+           SELECT gen_random_uuid(), 'models-dev-sync', 'manual', now(), 1, 'failed', now(),
+                  now() - make_interval(secs => n), n || repeat('x', 19000)
+           FROM generate_series(0, 99) n"""
+    )
+    found = await pages(rig, "job.runs", 1_000, job="models-dev-sync")
+    assert len(found) > 1
+    assert [int(run["error"].rstrip("x")) for page in found for run in page] == list(range(100))
+
+
+async def test_the_endpoints_of_a_model_that_are_too_many_go_on_in_the_list(served: Rig) -> None:
+    await served.database.execute(
+        """INSERT INTO provider_model (provider_id, provider_model_id, record)
+           SELECT 'beta', id, record || jsonb_build_object('provider_model_id', id, 'is_available', false)
+           FROM provider_model,
+                (SELECT 'x-' || lpad(n::text, 4, '0') AS id FROM generate_series(0, 1499) n) more
+           WHERE provider_id = 'beta'"""
+    )
+    shown = await answer(served, "model.get", model=MODEL)
+    assert shown["endpoints_next_cursor"] is not None
+    query = {"model": MODEL, "limit": "1000", "cursor": shown["endpoints_next_cursor"]}
+    rest: list[Any] = []
+    while query["cursor"] is not None:
+        body = await answer(served, "provider-model.list", None, query)
+        rest += body["data"]
+        query["cursor"] = body["next_cursor"]
+    keys = [(row["provider_id"], row["provider_model_id"]) for row in shown["endpoints"] + rest]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys) == 1502
+
+
+async def test_usage_in_more_rows_than_the_bus_can_carry_is_refused_with_a_reason(rig: Rig) -> None:
+    await rig.database.execute(
+        """INSERT INTO usage_ledger (request_id, tenant_id, key_id, global_model_id, operation, stream,
+               outcome, http_status, started_at, latency_s, input_tokens, output_tokens, cache_read_tokens,
+               cache_write_tokens, reasoning_tokens, cost_usd, is_estimated, attempts)
+           SELECT gen_random_uuid(), 'acme', 'key-' || n, 'm', 'chat', false, 'ok', 200, now(), 1, 1, 1,
+                  0, 0, 0, 0.1, false, '[]'
+           FROM generate_series(1, 6000) n"""
+    )
+    refused = await ask(rig, "usage.query", None, {"group_by": "key"})
+    assert (refused.status, refused.field) == (AdminStatus.INVALID, "group_by")
+    (row,) = (await answer(rig, "usage.query", None, {"group_by": "tenant"}))["data"]
+    assert (row["tenant"], row["requests"], row["cost_usd"]) == ("acme", 6_000, "600.0")

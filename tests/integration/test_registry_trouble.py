@@ -105,7 +105,7 @@ async def test_a_report_that_postgres_cannot_hold_is_set_aside_and_does_not_stop
     await eventually(handled, "the good report is in the ledger")
 
     async def set_aside() -> bool:
-        return await served.database.fetchval("SELECT count(*) FROM dead_letter") == 1
+        return bool(await served.database.fetchval("SELECT count(*) FROM dead_letter") == 1)
 
     await eventually(set_aside, "the other one is set aside", within_s=30)
 
@@ -171,17 +171,17 @@ async def test_a_permit_nobody_reports_on_is_charged_in_full_until_a_late_report
     plan = await planned(served, await served.new_limited_key("acme", "*", BUDGET))
     assert plan.permit is not None
     reserved = plan.permit.reserved_usd
-    assert await spent(served) == (0, reserved)
+    assert await spent(served) == (Decimal(0), reserved)
 
     await served.database.execute("UPDATE permit SET expires_at = clock_timestamp() - interval '1 hour'")
     assert await served.database.fetchval("SELECT end_permit($1, 'lapsed')", plan.request_id)
     assert not await served.database.fetchval("SELECT end_permit($1, 'lapsed')", plan.request_id)
-    assert await spent(served) == (reserved, 0)
+    assert await spent(served) == (reserved, Decimal(0))
 
     await served.store(subjects.USAGE, report(plan, input=1_000))
 
     async def corrected() -> bool:
-        return await spent(served) == (Decimal("0.0001"), 0)
+        return await spent(served) == (Decimal("0.0001"), Decimal(0))
 
     await eventually(corrected, "only what was used is charged")
 
@@ -192,7 +192,7 @@ async def test_a_cost_above_its_reservation_is_recorded_and_only_then_keeps_othe
     await served.store(subjects.USAGE, report(plan, input=1_000_000))
 
     async def overrun() -> bool:
-        return await spent(served) == (Decimal("0.1"), 0)
+        return await spent(served) == (Decimal("0.1"), Decimal(0))
 
     await eventually(overrun, "ten times the budget is spent and recorded")
     answer = await served.route(key_hash)
@@ -217,7 +217,7 @@ async def test_grants_returns_and_reports_at_once_neither_deadlock_nor_drift(ser
     reported = sum(await asyncio.gather(*(one(number) for number in range(120))))
 
     async def settled() -> bool:
-        return await spent(served) == (Decimal("0.0001") * reported, 0)
+        return await spent(served) == (Decimal("0.0001") * reported, Decimal(0))
 
     await eventually(settled, "what was used is spent, and nothing reserved", within_s=30)
     counted = await served.database.fetchval(

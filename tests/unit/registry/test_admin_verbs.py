@@ -101,6 +101,16 @@ async def test_a_failure_nobody_thought_of_is_told_without_its_details(
     assert (reply.status, reply.error) == (AdminStatus.UNAVAILABLE, "internal error")
 
 
+async def test_what_is_written_is_told_also_when_the_snapshot_cannot_be_renewed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def written(*_: object) -> AdminReply:
+        return AdminReply(status=AdminStatus.CREATED, body={"id": "t"})
+
+    monkeypatch.setitem(VERBS, "tenant.create", written)
+    assert (await ask("tenant.create", {"id": "t", "name": "T"})).status is AdminStatus.CREATED
+
+
 async def test_a_payload_that_is_no_request_is_invalid() -> None:
     proof = admin_proof(ADMIN_KEY, "job.list", b"no JSON", int(time.time()))
     assert (await admin_verbs().answer("job.list", b"no JSON", proof)).status is AdminStatus.INVALID

@@ -28,6 +28,8 @@ log = get_logger(__name__)
 PERMIT_TTL_S = 900
 """How long a permit is held without a report: longer than the longest request (600 s) and its report."""
 RETRY_AFTER_S = 2.0
+MAX_PAGE_BYTES = 900_000
+"""NATS carries 1 MiB by default."""
 
 ROUTES = Counter("synaxis_routes_total", "Routing requests by their outcome", ["outcome"])
 ROUTE_SECONDS = Histogram(
@@ -106,7 +108,12 @@ class RoutingHandlers:
             return ModelsPage(refusal=RefusalCode.INVALID_API_KEY)
         if request.model is not None:
             return views.one_model(catalog, key.tenant_id, request.model)
-        return views.models_page(catalog, key.tenant_id, request.after, request.limit)
+        limit = request.limit
+        while True:
+            page = views.models_page(catalog, key.tenant_id, request.after, limit)
+            if limit == 1 or len(page.to_bytes()) <= MAX_PAGE_BYTES:
+                return page
+            limit = max(limit // 2, 1)
 
     async def give_back(self, message: LeaseReturn) -> None:
         """A permit that was not used. If Postgres is away it lapses by itself."""

@@ -136,7 +136,7 @@ class Database:
         raise AssertionError("the last attempt returns or raises")
 
     async def listen(self, channels: tuple[str, ...], on_notice: Callable[[str], None]) -> None:
-        """Call `on_notice(channel)` for every NOTIFY, for ever, and for each channel after every reconnect."""
+        """Call `on_notice(channel)` for every NOTIFY, for ever, and for each channel after a reconnect."""
         while True:
             try:
                 await self._listen(channels, on_notice)

@@ -23,7 +23,9 @@ QUANTIZATION = re.compile(
     r"|[2-8]-?bit|i?q[2-8](?:_[a-z0-9]+)+|w\d+a\d+)(?![a-z0-9])"
 )
 BEDROCK_REVISION = re.compile(r"(?:-v?\d+)?:\d$")
-DOTTED_REVISION = re.compile(r"-v\d$")
+DOTTED_REVISION = re.compile(r"-v1$")
+SERIES = re.compile(r"[a-z]\d")
+"""A letter and a number: a name that needs its brand before it."""
 BUDGET = re.compile(r":\d{3,}$")
 MONTH = r"(?:0[1-9]|1[0-2])"
 DAY = r"(?:0[1-9]|[12]\d|3[01])"
@@ -32,8 +34,10 @@ MONTH_OF_YEAR = re.compile(rf"(?<!\d)({MONTH})-(20\d\d)(?!\d)")
 SHORT_DATE = re.compile(rf"(?<![\da-z.])(2[3-7])({MONTH})({DAY})?(?![\da-z])")
 DAY_OF_MONTH = re.compile(rf"(?<![\da-z.])({MONTH})({DAY})(?![\da-z])")
 DASHED_DAY = re.compile(rf"(?<=[a-z]-)({MONTH})-({DAY})(?=$|[:-][a-z])")
-ATOM = re.compile(r"a\d+b|e\d+b|\d+x\d+b|\d+[bmkte](?![a-z0-9])|\d+|[a-z]+")
-SIZE = re.compile(r"\d+x?\d*[bmt]|e\d+b")
+FRACTION = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?=[bm](?![a-z0-9]))")
+"""A size such as 1.7b, as against the version and size of `llama-3.1-8b`."""
+ATOM = re.compile(r"a\d+b|e\d+b|\d+x\d+b|\d+d\d+[bm]|\d+[bmkte](?![a-z0-9])|\d+|[a-z]+")
+SIZE = re.compile(r"\d+[xd]?\d*[bmt]|e\d+b")
 ACTIVE = re.compile(r"a\d+b|\d+e")
 
 
@@ -44,7 +48,7 @@ class Key(NamedTuple):
     versions: tuple[str, ...]
     """The numbers in the order in which they come."""
     sizes: tuple[str, ...]
-    """Parameters: `70b`, `8x7b`, `e4b`; a fraction's whole number is among the versions."""
+    """Parameters: `70b`, `8x7b`, `e4b`, and `1d7b` for 1.7b."""
     active: tuple[str, ...]
     """Active parameters and experts: `a22b`, `16e`."""
 
@@ -59,7 +63,9 @@ class Reading:
 
     key: Key
     atoms: tuple[str, ...]
-    """The key's parts as they were written, for a slug."""
+    """The key's parts in the order in which they were written."""
+    slug: str
+    """What was written, with its date and without other attributes, as an id."""
     vendor: str | None
     attributes: Attributes
     date: str | None
@@ -124,7 +130,8 @@ def read(text: str, *, is_name: bool = False) -> Reading:
             vendor, spelling = VENDOR_OF[head], head
             rest = BEDROCK_REVISION.sub("", tail)
             rest = DOTTED_REVISION.sub("", rest) if rest == tail else rest
-            rest = rest if head not in BRANDS or rest.startswith(head) else f"{head}-{rest}"
+            # `deepseek.r1` is DeepSeek-R1, `mistral.pixtral-large` is Pixtral Large.
+            rest = f"{head}-{rest}" if head in BRANDS and SERIES.match(rest) else rest
         else:
             rest = re.sub(r"-v\d+:\d$", "", rest)
         rest = BUDGET.sub("", rest)
@@ -133,10 +140,13 @@ def read(text: str, *, is_name: bool = False) -> Reading:
         quantization = quantization or found.group()
         rest = (rest[: found.start()] + "-" + rest[found.end() :]).strip("-_.: ")
     rest = rest.replace("@", "-")
+    whole = rest
     rest, date = _dated(rest)
-    rest = re.sub(r"(?<=\d)p(?=\d)", ".", rest)
+    rest = FRACTION.sub(r"\1d\2", re.sub(r"(?<=\d)p(?=\d)", ".", rest))
     rest = rest.replace("non-reasoning", "nonreasoning").replace("high-throughput", "tput")
     tokens = [token for token in re.split(r"[^a-z0-9]+", rest) if token]
+    written = [token for token in re.split(r"[^a-z0-9]+", whole) if token] if date else tokens
+    written, _ = _without_vendor(written)
     tokens, stripped = _without_vendor(tokens)
     if stripped is not None:
         spelling = spelling or stripped
@@ -151,8 +161,10 @@ def read(text: str, *, is_name: bool = False) -> Reading:
         elif token != "latest":
             kept.append(token)
     atoms = tuple(_atoms(kept))
+    slug = "-".join(token for token in written if token not in ALWAYS_SERVING or len(written) == 1)
+    slug = re.sub(r"(?<=\d)d(?=\d)", "-", slug)
     attributes = Attributes(quantization, tuple(variants), region, spelling, date, is_latest)
-    return Reading(key_of(atoms), atoms, vendor, attributes, date, is_latest)
+    return Reading(key_of(atoms), atoms, slug, vendor, attributes, date, is_latest)
 
 
 def _dated(rest: str) -> tuple[str, str | None]:

@@ -81,6 +81,9 @@ SERVING = frozenset(
 OPEN_ONLY = frozenset({"turbo", "instant", "versatile", "lightning", "highspeed"})
 """Where the weights are closed, these words name a tier; where they are open, a way of serving."""
 
+TIERS = frozenset({"fast", "short", "beta", "flex"})
+"""What a closed model's maker may sell as a model of its own."""
+
 PLANS = frozenset(
     {"coding", "azure", "alicloud", "duo", "chat", "hosted", "workers", "deep", "cerebras", "groq"}
 )

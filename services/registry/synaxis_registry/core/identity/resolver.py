@@ -1,0 +1,145 @@
+"""Decides which global model an offering is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from synaxis_registry.core.identity.evidence import compare
+from synaxis_registry.core.identity.index import ModelIndex, fold
+from synaxis_registry.core.identity.matching import Case, Match, best_match, by_fuller_name, contradicted
+from synaxis_registry.core.identity.reading import Reading, read
+from synaxis_registry.core.identity.values import (
+    Attributes,
+    KnownModel,
+    Offering,
+    Resolution,
+    Rule,
+    RunnerUp,
+)
+
+NO_PINS: Mapping[tuple[str, str], str] = MappingProxyType({})
+MOST_RUNNERS_UP = 5
+
+
+class Resolver:
+    """Knows the global models, and which of them a provider's id means.
+
+    Resolving changes nothing: a model that is new is suggested, and known once it is learnt. Operators
+    split by pinning offerings to another model, and merge by giving the surviving model the other's id as an
+    alias and leaving the other out of `known`.
+    """
+
+    def __init__(
+        self, known: Iterable[KnownModel], pins: Mapping[tuple[str, str], str] = NO_PINS
+    ) -> None:
+        self._index = ModelIndex(known)
+        self._pins = dict(pins)
+
+    @property
+    def index(self) -> ModelIndex:
+        return self._index
+
+    def learn(self, model: KnownModel) -> None:
+        """Know a model that was created or loaded, or know it anew."""
+        self._index.add(model)
+
+    def resolve(self, offering: Offering) -> Resolution:
+        reading = read(offering.provider_model_id)
+        pinned = self._pins.get((offering.provider_id, offering.provider_model_id))
+        if pinned is not None:
+            return Resolution(
+                pinned, Rule.PIN, 1.0, attributes=reading.attributes, evidence=("an operator has pinned it",)
+            )
+        case = Case(offering, reading, self._index)
+        match = self._match(case)
+        if match is None:
+            return self._new(case, Rule.NEW)
+        other = contradicted(case, match.model)
+        if other is None:
+            return _resolution(case, match)
+        case.reject(match.model, 0.7, f"its name and release date are those of {other.id}")
+        by_name = by_fuller_name(case)
+        if by_name is not None and by_name.model.id == other.id:
+            return _resolution(case, by_name)
+        case.reject(other, 0.6, "the id says otherwise")
+        return self._new(case, Rule.CONTRADICTED)
+
+    def _match(self, case: Case) -> Match | None:
+        model_id = case.offering.provider_model_id
+        exact = self._index.by_id(model_id)
+        if len(exact) == 1:
+            return Match(exact[0], Rule.SAME_ID, 0.99, (f"{model_id} is an id or alias of it",))
+        return best_match(case)
+
+    def _new(self, case: Case, rule: Rule) -> Resolution:
+        model = self._suggest(case, rule)
+        why = "no known model is the same in words, versions and sizes"
+        if rule is Rule.CONTRADICTED:
+            why = "what is said of it contradicts its id, so that it is nobody's until somebody decides"
+        confidence = 0.2 if rule is Rule.CONTRADICTED else 0.5 if case.rejected else 0.7
+        return Resolution(
+            model.id,
+            rule,
+            confidence,
+            True,
+            model,
+            _attributes(case.reading, is_new=True),
+            (why,),
+            _runners_up(case, None),
+        )
+
+    def _suggest(self, case: Case, rule: Rule) -> KnownModel:
+        reading = case.reading
+        vendor = reading.vendor or case.offering.facts.vendor
+        slug = fold(reading.slug) or fold(case.offering.provider_model_id) or "model"
+        if rule is Rule.CONTRADICTED:
+            slug = f"{fold(case.offering.provider_id)}-{slug.removeprefix(fold(case.offering.provider_id) + '-')}"
+        taken = self._index.models
+        free = slug
+        if free in taken and vendor:
+            free = f"{fold(vendor)}-{slug}"
+        if free in taken:
+            free = f"{fold(case.offering.provider_id)}-{slug}"
+        count = 2
+        while free in taken:
+            free, count = f"{fold(case.offering.provider_id)}-{slug}-{count}", count + 1
+        alias = case.offering.provider_model_id.lower().rsplit("/", 1)[-1]
+        aliases = frozenset() if rule is Rule.CONTRADICTED or fold(alias) == free else frozenset({alias})
+        return KnownModel(free, vendor, None, case.offering.facts, aliases)
+
+
+def _attributes(reading: Reading, *, is_new: bool) -> Attributes:
+    served = () if is_new else tuple(sorted(reading.serving))
+    return replace(reading.attributes, variants=(*reading.attributes.variants, *served))
+
+
+def _resolution(case: Case, match: Match) -> Resolution:
+    comparison = compare(case.offering.facts, match.model.facts)
+    said = list(match.reasons)
+    if comparison.agreeing:
+        said.append(f"what is said of both agrees: {', '.join(comparison.agreeing)}")
+    if comparison.differing:
+        said.append(f"differs: {', '.join(comparison.differing)}")
+    confidence = match.confidence + 0.03 * comparison.score - (0.05 if comparison.other_release else 0.0)
+    named_otherwise = match.rule is not Rule.VARIANT
+    return Resolution(
+        match.model.id,
+        match.rule,
+        round(min(0.99, max(0.05, confidence)), 3),
+        attributes=_attributes(case.reading, is_new=named_otherwise),
+        evidence=tuple(said),
+        runners_up=_runners_up(case, match.model),
+    )
+
+
+def _runners_up(case: Case, chosen: KnownModel | None) -> tuple[RunnerUp, ...]:
+    best: dict[str, RunnerUp] = {}
+    for one in case.rejected:
+        if (chosen is None or one.global_model_id != chosen.id) and (
+            one.global_model_id not in best or best[one.global_model_id].score < one.score
+        ):
+            best[one.global_model_id] = one
+    ordered = sorted(best.values(), key=lambda one: (-one.score, one.global_model_id))
+    return tuple(ordered[:MOST_RUNNERS_UP])
