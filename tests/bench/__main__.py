@@ -107,9 +107,8 @@ def show(what: str, took: list[float]) -> None:
     """One line of the table."""
     ordered = sorted(took)
     p50, p95, p99 = (ordered[len(ordered) * part // 100] * 1e3 for part in (50, 95, 99))
-    print(
-        f"  {what:34} {len(took) / SECONDS:8.0f} requests/s   p50 {p50:7.2f}  p95 {p95:7.2f}  p99 {p99:7.2f} ms"
-    )
+    rate = len(took) / SECONDS
+    print(f"  {what:32} {rate:7.0f} requests/s  p50 {p50:6.2f}  p95 {p95:6.2f}  p99 {p99:6.2f} ms")
 
 
 async def bench_whole_path() -> None:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 from aiohttp import web
 
 MODEL = "demo-chat-1"
 MODES = ("off", "500", "hang", "cut")
+HANG_S = 3600.0
+ECHO_CHARACTERS = 200
+"""How much of what was said to it an answer repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,43 +73,58 @@ class DemoProvider:
         return web.json_response({"object": "list", "data": [entry]})
 
     async def _fail(self, request: web.Request) -> web.Response:
-        mode = (await request.json()).get("mode")
+        mode = (await _body(request)).get("mode")
         if mode not in MODES:
-            return web.json_response({"error": {"message": f"mode must be one of {MODES}"}}, status=400)
+            return _error(400, f"mode must be one of {', '.join(MODES)}")
         self._mode = mode
         return web.json_response({"provider": self._flavour.name, "mode": mode})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
+        asked = await _body(request)
+        messages = asked.get("messages")
+        if asked.get("model") != MODEL:
+            return _error(404, f"this demo serves {MODEL} only")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            return _error(400, "messages must be a list of messages")
         if self._mode == "500":
-            return web.json_response({"error": {"message": "this demo was told to fail"}}, status=500)
+            return _error(500, "this demo was told to fail")
         if self._mode == "hang":
-            await asyncio.sleep(3600)
-        words = self._words(asked)
-        prompt_tokens = sum(len(str(message.get("content", "")).split()) for message in asked["messages"])
+            await asyncio.sleep(HANG_S)
+        said = [_text(message) for message in messages]
+        words = self._words(said[-1] if said else "")
+        prompt_tokens = sum(len(text.split()) for text in said)
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": len(words),
             "total_tokens": prompt_tokens + len(words),
         }
         if asked.get("stream"):
-            return await self._stream(request, words, usage, asked.get("stream_options") or {})
+            return await self._stream(request, words, usage, asked.get("stream_options"))
         await asyncio.sleep(self._flavour.delay_s * 3)
         message = {"role": "assistant", "content": "".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return web.json_response({**_head("chat.completion"), "choices": [choice], "usage": usage})
+        answer = {**_head("chat.completion"), "choices": [choice], "usage": usage}
+        if self._mode == "cut":
+            return await self._half(request, json.dumps(answer).encode())
+        return web.json_response(answer)
 
-    def _words(self, asked: dict[str, object]) -> list[str]:
-        messages = asked.get("messages")
-        last = messages[-1].get("content", "") if isinstance(messages, list) and messages else ""
+    def _words(self, said: str) -> list[str]:
         text = (
             f"This is {self._flavour.name}, a demo provider that ships with Synaxis and no language model. "
-            f"You said: {str(last)[:200]}"
+            f"You said: {said[:ECHO_CHARACTERS]}"
         )
         return [word if position == 0 else f" {word}" for position, word in enumerate(text.split())]
 
+    async def _half(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = len(body)
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        _hang_up(request)
+        return response
+
     async def _stream(
-        self, request: web.Request, words: list[str], usage: dict[str, int], options: dict[str, object]
+        self, request: web.Request, words: list[str], usage: dict[str, int], options: object
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -112,26 +132,57 @@ class DemoProvider:
 
         async def send(delta: dict[str, str], finish: str | None = None) -> None:
             choice = {"index": 0, "delta": delta, "finish_reason": finish}
-            await response.write(b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n")
+            await response.write(_event({**head, "choices": [choice]}))
 
         await send({"role": "assistant", "content": ""})
         for position, word in enumerate(words):
             if self._mode == "cut" and position == len(words) // 2:
-                response.force_close()
+                _hang_up(request)
                 return response
             await asyncio.sleep(self._flavour.delay_s)
             await send({"content": word})
         await send({}, "stop")
-        if options.get("include_usage"):
-            await response.write(
-                b"data: " + json.dumps({**head, "choices": [], "usage": usage}).encode() + b"\n\n"
-            )
+        if isinstance(options, dict) and options.get("include_usage"):
+            await response.write(_event({**head, "choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         return response
 
 
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(
+            text='{"error": {"message": "the body must be a JSON object"}}', content_type="application/json"
+        )
+    return body
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "type": "demo"}}, status=status)
+
+
+def _text(message: dict[str, Any]) -> str:
+    """What a message says, whether as a string or in parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _event(value: dict[str, object]) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
 def _head(kind: str) -> dict[str, object]:
     return {"id": f"demo-{uuid.uuid4()}", "object": kind, "created": int(time.time()), "model": MODEL}
+
+
+def _hang_up(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.close()
 
 
 def main() -> None:
@@ -142,20 +193,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     async def serve() -> None:
-        runner = web.AppRunner(
-            DemoProvider(FLAVOURS[arguments.name]).application(), access_log=None, handle_signals=True
-        )
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        app = DemoProvider(FLAVOURS[arguments.name]).application()
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", arguments.port).start()
         try:
-            await asyncio.Event().wait()
+            await stop.wait()
         finally:
             await runner.cleanup()
 
-    try:
-        uvloop.run(serve())
-    except (KeyboardInterrupt, web.GracefulExit):
-        return
+    uvloop.run(serve())
 
 
 if __name__ == "__main__":

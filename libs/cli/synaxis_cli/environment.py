@@ -14,9 +14,11 @@ _MACHINE = frozenset(
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
         "REQUESTS_CA_BUNDLE",
+        "LD_LIBRARY_PATH",
         "VIRTUAL_ENV",
     }
 )
+_MACHINE_PREFIXES = ("LC_", "PYTHON")
 _SECRET_OF = {
     "SYNAXIS_DATABASE_URL": {"registry"},
     "SYNAXIS_ADMIN_KEY": {"registry", "gateway"},
@@ -35,9 +37,14 @@ def of_service(service: str, environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if service in _SECRET_OF.get(name, {service})
-        and (
-            service in _HOLDS_PROVIDER_KEYS
-            or name in _MACHINE
-            or name.startswith(("SYNAXIS_", "LC_", "PYTHON"))
-        )
+        and (service in _HOLDS_PROVIDER_KEYS or name.startswith("SYNAXIS_") or _is_of_machine(name))
     }
+
+
+def of_demo(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a demo provider may see: nothing of ours."""
+    return {name: value for name, value in environment.items() if _is_of_machine(name)}
+
+
+def _is_of_machine(name: str) -> bool:
+    return name in _MACHINE or name.startswith(_MACHINE_PREFIXES)

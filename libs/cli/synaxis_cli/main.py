@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import aiohttp
 import typer
 
 from synaxis_cli.client import AdminClient, AdminError
-from synaxis_cli.state import DEFAULT_DIRECTORY, AlreadyRunning, DataDirectory
+from synaxis_cli.state import DEFAULT_DIRECTORY, DataDirectory, DirectoryUnusable
 from synaxis_cli.up import Options
 from synaxis_cli.up import up as run_up
 
@@ -21,7 +22,7 @@ app = typer.Typer(help="Synaxis, the model router.", no_args_is_help=True, add_c
 
 DataDir = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="SYNAXIS_DATA_DIR", help="Where the embedded servers keep their data."),
+    typer.Option("--data-dir", envvar="SYNAXIS_DATA_DIR", help="Where `synaxis up` keeps its data."),
 ]
 
 
@@ -38,11 +39,7 @@ def up(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
 ) -> None:
     """Run the whole system: embedded servers as needed, and the four services."""
-    try:
-        raise typer.Exit(run_up(Options(data_dir, gateways, registries, as_json)))
-    except AlreadyRunning as error:
-        typer.echo(f"synaxis: {error}", err=True)
-        raise typer.Exit(1) from error
+    raise typer.Exit(run_up(Options(data_dir, gateways, registries, as_json)))
 
 
 @app.command()
@@ -57,19 +54,25 @@ def providers(
     data_dir: DataDir = DEFAULT_DIRECTORY,
     everybody: Annotated[bool, typer.Option("--all", help="Those that are off, too.")] = False,
 ) -> None:
-    """The providers, and why those that are off are off."""
+    """The providers that are on, and how their last poll ended."""
     for row in _all(data_dir, "/providers"):
         if row["is_on"] or everybody:
-            typer.echo(
-                f"{row['id']:28} {'on' if row['is_on'] else row['off_reason']:20} {row['base_url'] or '-'}"
-            )
+            state = "on" if row["is_on"] else f"off: {row['off_reason']}"
+            polled = row["last_poll_outcome"] or "never polled"
+            typer.echo(f"{row['id']:28} {state:24} {polled:16} {row['base_url'] or '-'}")
 
 
 @app.command()
 def route(model: str, data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
     """Who would serve a model, in which order and at what cost; and who is out, and why."""
-    plan = _ask(data_dir, "POST", "/route", {"model": model})
-    typer.echo(json.dumps(plan, indent=2))
+    typer.echo(json.dumps(_ask(data_dir, "POST", "/route", {"model": model}), indent=2))
+
+
+@app.command()
+def tenants(data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
+    """The tenants."""
+    for row in _all(data_dir, "/tenants"):
+        typer.echo(f"{row['id']:32} {row['name']}")
 
 
 @app.command()
@@ -79,8 +82,20 @@ def jobs(data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
 
 
 def _connection(data_dir: Path) -> tuple[str, str]:
-    url = os.environ.get("SYNAXIS_URL", f"http://127.0.0.1:{os.environ.get('SYNAXIS_HTTP_PORT', '8080')}")
-    return url, os.environ.get("SYNAXIS_ADMIN_KEY") or DataDirectory(data_dir).read().admin_key
+    """Where the admin API is and its key: as the environment says, else as `synaxis up` left it.
+
+    Raises DirectoryUnusable.
+    """
+    url, key = os.environ.get("SYNAXIS_URL"), os.environ.get("SYNAXIS_ADMIN_KEY")
+    if url and key:
+        return url.rstrip("/"), key
+    try:
+        kept = DataDirectory(data_dir).read()
+    except FileNotFoundError as error:
+        raise DirectoryUnusable(
+            f"nothing was started with {data_dir}: run `synaxis up`, or set SYNAXIS_URL and SYNAXIS_ADMIN_KEY"
+        ) from error
+    return (url or kept.url or "http://127.0.0.1:8080").rstrip("/"), key or kept.admin_key
 
 
 def _ask(data_dir: Path, method: str, path: str, body: Any = None) -> Any:
@@ -99,10 +114,10 @@ def _all(data_dir: Path, path: str) -> list[Any]:
     return list(_run(ask()))
 
 
-def _run(asking: Any) -> Any:
+def _run(asking: Coroutine[Any, Any, Any]) -> Any:
     try:
         return asyncio.run(asking)
-    except (AdminError, aiohttp.ClientError, TimeoutError) as error:
+    except (AdminError, DirectoryUnusable, aiohttp.ClientError, OSError) as error:
         typer.echo(f"synaxis: {error or type(error).__name__}", err=True)
         sys.exit(1)
 

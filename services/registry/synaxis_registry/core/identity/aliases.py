@@ -56,12 +56,16 @@ class AliasIndex:
         latest = [one for one in entries if one.reading.is_latest]
         if reading.date is not None:
             same = [one for one in dated if one.reading.date == reading.date]
-            return self._answer(typed, same or undated or latest, "the date is left aside" if not same else "")
+            return self._answer(
+                typed, same or undated or latest, "the date is left aside" if not same else ""
+            )
         plain = (latest or undated) if reading.is_latest else (undated or latest)
         if plain or not dated:
             return self._answer(typed, plain, "")
         newest = max(one.reading.date or "" for one in dated)
-        return self._answer(typed, [one for one in dated if one.reading.date == newest], f"its newest, {newest}")
+        return self._answer(
+            typed, [one for one in dated if one.reading.date == newest], f"its newest, {newest}"
+        )
 
     def _answer(self, typed: str, entries: list[Entry], how: str) -> Found | Ambiguous | Missing:
         if entries:

@@ -134,7 +134,9 @@ def _majority(offerings: list[Offering]) -> dict[Group, ModelFacts]:
     for offering in offerings:
         groups[_group(offering)].append(offering.facts)
     return {
-        group: ModelFacts(**{name: _most([getattr(one, name) for one in said]) for name in ModelFacts.__slots__})
+        group: ModelFacts(
+            **{name: _most([getattr(one, name) for one in said]) for name in ModelFacts.__slots__}
+        )
         for group, said in groups.items()
     }
 
@@ -144,4 +146,6 @@ def _most(values: list[Any]) -> Any:
     counts = Counter(value for value in values if value is not None and value != frozenset())
     if not counts:
         return values[0]
-    return min(counts, key=lambda value: (-counts[value], sorted(value) if isinstance(value, frozenset) else value))
+    return min(
+        counts, key=lambda value: (-counts[value], sorted(value) if isinstance(value, frozenset) else value)
+    )

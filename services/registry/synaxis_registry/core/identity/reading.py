@@ -155,11 +155,11 @@ def read(text: str, *, is_name: bool = False) -> Reading:
         region = tokens.pop()
     is_latest = "latest" in tokens
     kept = []
-    for token in tokens:
-        if token in ALWAYS_SERVING and len(tokens) > 1:
-            variants.append(token)
-        elif token != "latest":
-            kept.append(token)
+    for part in tokens:
+        if part in ALWAYS_SERVING and len(tokens) > 1:
+            variants.append(part)
+        elif part != "latest":
+            kept.append(part)
     atoms = tuple(_atoms(kept))
     slug = "-".join(token for token in written if token not in ALWAYS_SERVING or len(written) == 1)
     slug = re.sub(r"(?<=\d)d(?=\d)", "-", slug)

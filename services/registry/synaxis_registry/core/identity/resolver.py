@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from synaxis_registry.core.identity.case import Case, Match
 from synaxis_registry.core.identity.evidence import compare
 from synaxis_registry.core.identity.index import ModelIndex, fold
-from synaxis_registry.core.identity.matching import Case, Match, best_match, by_fuller_name, contradicted
+from synaxis_registry.core.identity.matching import best_match, by_fuller_name
+from synaxis_registry.core.identity.names import contradicted
 from synaxis_registry.core.identity.reading import Reading, read
 from synaxis_registry.core.identity.values import (
     Attributes,
@@ -31,9 +33,7 @@ class Resolver:
     alias and leaving the other out of `known`.
     """
 
-    def __init__(
-        self, known: Iterable[KnownModel], pins: Mapping[tuple[str, str], str] = NO_PINS
-    ) -> None:
+    def __init__(self, known: Iterable[KnownModel], pins: Mapping[tuple[str, str], str] = NO_PINS) -> None:
         self._index = ModelIndex(known)
         self._pins = dict(pins)
 
@@ -95,7 +95,8 @@ class Resolver:
         vendor = reading.vendor or case.offering.facts.vendor
         slug = fold(reading.slug) or fold(case.offering.provider_model_id) or "model"
         if rule is Rule.CONTRADICTED:
-            slug = f"{fold(case.offering.provider_id)}-{slug.removeprefix(fold(case.offering.provider_id) + '-')}"
+            provider = fold(case.offering.provider_id)
+            slug = f"{provider}-{slug.removeprefix(f'{provider}-')}"
         taken = self._index.models
         free = slug
         if free in taken and vendor:
