@@ -53,7 +53,7 @@ class Provisioning:
             return
         if ended[0]["error"]:
             self._say(f"sync: {ended[0]['error']}")
-        expected = ended[0]["counts"].get("providers", 0)
+        expected = int(ended[0]["counts"].get("providers", 0))
 
         async def is_applied() -> bool:
             return len(await self._client.all("/providers")) >= expected

@@ -65,7 +65,8 @@ class Up:
         """Run until SIGTERM, SIGINT or SIGHUP. Raises CannotStart."""
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants a hang-up to be ignored
+            # What nohup has ignored stays so; a shell's background job has SIGINT ignored, too, but means us.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal)
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())

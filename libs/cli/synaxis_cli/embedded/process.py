@@ -105,7 +105,7 @@ class EmbeddedServer(ABC):
         """Take another port at the next launch, since the one it had is somebody else's now."""
 
     def start(self) -> None:
-        """Start, and wait until it takes connections. A later start takes the same port. Raises ServerFailed."""
+        """Start and wait until it takes connections; again: on the same port. Raises ServerFailed."""
         self.prepare()
         self.launch()
         self.await_ready()

@@ -106,6 +106,9 @@ def choose(case: Case, reading: Reading, entries: list[Entry]) -> tuple[Entry, b
     for group in (latest, undated) if reading.is_latest else (undated, latest):
         if group:
             return group[0], group is latest and not reading.is_latest
+    dated = [one for one in dated if one.model.source_id or not case.against(one.model).other_release]
+    if not dated:
+        return None
     newest = max(dated, key=lambda one: (one.reading.date or "", one.model.id))
     released = case.offering.facts.release_date
     nearest = [one for one in dated if days_apart(released, one.model.facts.release_date) == 0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from synaxis_registry.core.identity.case import without
 from synaxis_registry.core.identity.index import fold
 from synaxis_registry.core.identity.reading import Key, read
 from synaxis_registry.core.identity.resolver import NO_PINS, Resolver
@@ -116,11 +117,11 @@ def _plainness(offering: Offering, common: Counter[Group], spelled: Counter[str]
     return (
         reading.date is not None,
         reading.is_latest,
-        len(reading.serving),
+        len(reading.serving) if (without(reading, reading.serving).key, reading.date) in common else 0,
         -common[_group(offering)],
-        len(reading.atoms),
         sorted(reading.key.parts),
         -spelled[reading.slug],
+        len(reading.atoms),
         len(offering.provider_model_id),
         offering.provider_model_id.lower(),
         offering.provider_model_id,

@@ -11,7 +11,7 @@ from synaxis_registry.core.identity.values import ModelFacts
 NEAR_DAYS = 31
 """Providers give their own launch or the maker's announcement: a month apart is the same release."""
 FAR_DAYS = 62
-"""Beyond this two release dates are of two releases (of those that models.dev linked by hand, 98 % are nearer)."""
+"""Further apart they are two releases: of the pairs that models.dev linked by hand, 98 % are nearer."""
 
 
 @lru_cache(maxsize=8192)

@@ -47,7 +47,7 @@ class ModelIndex:
         self.models[model.id] = model
         for text in _ids(model):
             self._by_id[fold(text)].add(model.id)
-        own = read(model.source_id or model.id)
+        own = read(spelled(model))
         self._by_key[own.key][model.id] = Entry(model, own)
         for part in own.key.parts:
             self._by_part[part].add(own.key)
@@ -55,7 +55,8 @@ class ModelIndex:
             reading = read(alias)
             if reading.key != own.key:
                 self._by_alias_key[reading.key][model.id] = Entry(model, reading)
-        if model.facts.name:
+        # What one provider calls a model is no evidence for another's: names count where a catalog gives them.
+        if model.facts.name and model.source_id is not None:
             name = read(model.facts.name, is_name=True)
             self._by_name[name.key][model.id] = Entry(model, name)
 
@@ -69,7 +70,8 @@ class ModelIndex:
 
     def by_id(self, text: str) -> list[KnownModel]:
         """Models with this id, `models.json` key or alias, in any case and with any separators."""
-        return [self.models[one] for one in sorted(self._by_id.get(fold(text), ()))]
+        found = (self.models[one] for one in sorted(self._by_id.get(fold(text), ())))
+        return [model for model in found if _is_written(text, model)]
 
     def by_key(self, key: Key) -> list[Entry]:
         """Models of this key; by an alias only where no model's own id has it."""
@@ -89,6 +91,21 @@ class ModelIndex:
         around = set.intersection(*core) if core else set()
         ordered = sorted(within | around, key=lambda one: (sorted(one.words), *one[1:]))
         return [entry for one in ordered for entry in self.by_key(one)]
+
+
+def spelled(model: KnownModel) -> str:
+    """The model's id as its maker writes it: a slug has lost the point that 1.7b had."""
+    if model.source_id is not None:
+        return model.source_id
+    return min((alias for alias in model.aliases if fold(alias) == model.id), default=model.id)
+
+
+def _is_written(text: str, model: KnownModel) -> bool:
+    """Whether the text is the model's id, not one that only folds to the same: `command-r+`, `command-r`."""
+    written = [spelled(model), *model.aliases]
+    return text.lower() in (one.lower() for one in _ids(model)) or any(
+        fold(one) == fold(text) and read(one).key == read(text).key for one in written
+    )
 
 
 def _ids(model: KnownModel) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from synaxis_registry.core.identity.case import Case, Match, choose
-from synaxis_registry.core.identity.index import Entry
+from synaxis_registry.core.identity.index import Entry, spelled
 from synaxis_registry.core.identity.names import by_its_name, from_facts, fuller_name
 from synaxis_registry.core.identity.reading import Reading, read, rekeyed
 from synaxis_registry.core.identity.values import Rule
@@ -90,7 +90,7 @@ def best_match(case: Case) -> Match | None:
             found = rule(case, reading)
             if found is None:
                 continue
-            entry = Entry(found.model, read(found.model.source_id or found.model.id))
+            entry = Entry(found.model, read(spelled(found.model)))
             if needs_proof and not case.agrees(entry):
                 case.reject(
                     found.model, 0.5, f"only the tail is its id, and nothing confirms that {prefix!r} is none"

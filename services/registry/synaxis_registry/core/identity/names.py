@@ -13,7 +13,7 @@ from synaxis_registry.core.identity.case import (
     without,
 )
 from synaxis_registry.core.identity.evidence import days_apart
-from synaxis_registry.core.identity.index import Entry
+from synaxis_registry.core.identity.index import Entry, spelled
 from synaxis_registry.core.identity.reading import Key, Reading, read
 from synaxis_registry.core.identity.values import KnownModel, Rule
 
@@ -37,7 +37,7 @@ def contradicted(case: Case, found: KnownModel) -> KnownModel | None:
 
 
 def _keys(model: KnownModel) -> set[Key | None]:
-    return {read(model.source_id or model.id).key, name_key(model)}
+    return {read(spelled(model)).key, name_key(model)}
 
 
 def fuller_name(case: Case, reading: Reading) -> Match | None:
@@ -90,7 +90,7 @@ def named_entries(case: Case, reading: Reading) -> list[Entry]:
     """Models that are called what the id says, and whose own date is not another than the id's."""
     entries = []
     for entry in case.index.by_name(reading.key):
-        own = read(entry.model.source_id or entry.model.id).date
+        own = read(spelled(entry.model)).date
         if reading.date is not None and own is not None and not same_date(reading.date, own):
             case.reject(entry.model, 0.5, f"of {own}, not of {reading.date}")
         elif case.named(entry) or not case.against(entry.model).other_release:

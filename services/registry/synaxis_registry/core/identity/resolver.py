@@ -34,7 +34,9 @@ class Resolver:
     """
 
     def __init__(self, known: Iterable[KnownModel], pins: Mapping[tuple[str, str], str] = NO_PINS) -> None:
-        self._index = ModelIndex(known)
+        models = list(known)
+        self._index = ModelIndex(models)
+        self._listed = ModelIndex(model for model in models if model.source_id is not None)
         self._pins = dict(pins)
 
     @property
@@ -44,6 +46,8 @@ class Resolver:
     def learn(self, model: KnownModel) -> None:
         """Know a model that was created or loaded, or know it anew."""
         self._index.add(model)
+        if model.source_id is not None:
+            self._listed.add(model)
 
     def resolve(self, offering: Offering) -> Resolution:
         reading = read(offering.provider_model_id)
@@ -52,8 +56,12 @@ class Resolver:
             return Resolution(
                 pinned, Rule.PIN, 1.0, attributes=reading.attributes, evidence=("an operator has pinned it",)
             )
-        case = Case(offering, reading, self._index)
-        match = self._match(case)
+        # What a catalog lists goes first: a model made of one provider's slip must not keep others from it.
+        case = Case(offering, reading, self._listed)
+        match = _match(case)
+        if match is None:
+            case = Case(offering, reading, self._index, case.rejected)
+            match = _match(case)
         if match is None:
             return self._new(case, Rule.NEW)
         other = contradicted(case, match.model)
@@ -65,13 +73,6 @@ class Resolver:
             return _resolution(case, by_name)
         case.reject(other, 0.6, "the id says otherwise")
         return self._new(case, Rule.CONTRADICTED)
-
-    def _match(self, case: Case) -> Match | None:
-        model_id = case.offering.provider_model_id
-        exact = self._index.by_id(model_id)
-        if len(exact) == 1:
-            return Match(exact[0], Rule.SAME_ID, 0.99, (f"{model_id} is an id or alias of it",))
-        return best_match(case)
 
     def _new(self, case: Case, rule: Rule) -> Resolution:
         model = self._suggest(case, rule)
@@ -107,8 +108,17 @@ class Resolver:
         while free in taken:
             free, count = f"{fold(case.offering.provider_id)}-{slug}-{count}", count + 1
         alias = case.offering.provider_model_id.lower().rsplit("/", 1)[-1]
-        aliases = frozenset() if rule is Rule.CONTRADICTED or fold(alias) == free else frozenset({alias})
+        is_plain = fold(alias) == free and read(free).key == reading.key
+        aliases = frozenset() if rule is Rule.CONTRADICTED or is_plain else frozenset({alias})
         return KnownModel(free, vendor, None, case.offering.facts, aliases)
+
+
+def _match(case: Case) -> Match | None:
+    model_id = case.offering.provider_model_id
+    exact = case.index.by_id(model_id)
+    if len(exact) == 1:
+        return Match(exact[0], Rule.SAME_ID, 0.99, (f"{model_id} is an id or alias of it",))
+    return best_match(case)
 
 
 def _attributes(reading: Reading, *, is_new: bool) -> Attributes:

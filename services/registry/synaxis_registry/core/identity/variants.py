@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from synaxis_registry.core.identity.case import Case, Match, choose, is_possible, within, without
-from synaxis_registry.core.identity.index import Entry
+from synaxis_registry.core.identity.index import Entry, spelled
 from synaxis_registry.core.identity.names import named_entries, replace_date
 from synaxis_registry.core.identity.reading import Key, Reading, read
 from synaxis_registry.core.identity.values import KnownModel, Rule
@@ -37,7 +37,7 @@ def variant(case: Case, reading: Reading) -> Match | None:
 def _other_tier(case: Case, words: frozenset[str], model: KnownModel) -> str | None:
     """Why the words name another model rather than a way of serving this one; None when they may not."""
     is_open = model.facts.open_weights is True and model.source_id is not None
-    sized = bool(read(model.source_id or model.id).key.sizes)
+    sized = bool(read(spelled(model)).key.sizes)
     # Who serves a catalog's open weights faster has no other model, whatever day the provider gives.
     if case.against(model).other_release and not (is_open and (sized or not words & OPEN_ONLY)):
         return "the release dates are of two releases"
@@ -152,7 +152,8 @@ def partial_name(case: Case, reading: Reading) -> Match | None:
     fitting = [
         entry
         for entry in case.index.sharing(case.name.key)
-        if reading.key.parts <= entry.reading.key.parts
+        if entry.model.source_id is not None
+        and reading.key.parts <= entry.reading.key.parts
         and reading.key.versions == entry.reading.key.versions
         and _only_optional(case.name.key, entry.reading.key, case, entry)
         and case.against(entry.model).same_release
