@@ -282,6 +282,11 @@ async def test_every_line_of_the_admin_table_is_served_with_proof(rig: Rig) -> N
     bodies: dict[str, Any] = {
         "provider.put": {"base_url": "https://x.example/v1"},
         "model.patch": {"aliases": ["a"]},
+        "model.merge": {"into": "b"},
+        "model.split": {
+            "id": "c",
+            "provider_models": [{"provider_id": "p", "provider_model_id": "x"}],
+        },
         "provider-model.patch": {"input_price": None},
         "tenant.create": {"id": "acme", "name": "Acme"},
         "key.create": {"name": "k"},

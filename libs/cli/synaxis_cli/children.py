@@ -17,6 +17,7 @@ MAX_DELAY_S = 30.0
 HEALTHY_AFTER_S = 60.0
 """A child that lived so long is no longer taken to be crashing in a loop."""
 GRACE_S = 30.0
+"""More than the 25 s that a service by default takes at most to finish what it has begun."""
 SERVER_LOOK_S = 0.2
 """How often an embedded server is looked at."""
 EXIT_CONFIG = 78
@@ -49,7 +50,6 @@ class Child:
         environment: Mapping[str, str],
         say: Say,
         *arguments: str,
-        grace_s: float = GRACE_S,
         is_worker: bool = False,
     ) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Child:
         """Whether it ended by saying that its settings are wrong, which no new start will mend."""
         self._command = (sys.executable, "-m", module, *arguments)
         self._environment = dict(environment)
-        self._say, self._grace_s, self._is_worker = say, grace_s, is_worker
+        self._say, self._is_worker = say, is_worker
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
@@ -74,7 +74,7 @@ class Child:
         self._process = await self._spawn()
         self._keeper = asyncio.create_task(self._keep(self._process), name=self.name)
 
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float = GRACE_S) -> None:
         """Ask it to stop, and end it when it has not after the grace time."""
         self._stopping = True
         if self._keeper is None:
@@ -83,10 +83,10 @@ class Child:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGTERM)
             try:
-                async with asyncio.timeout(self._grace_s):
+                async with asyncio.timeout(grace_s):
                     await process.wait()
             except TimeoutError:
-                self._say(f"{self.name} did not stop within {self._grace_s:g} s and is killed")
+                self._say(f"{self.name} did not stop within {grace_s:g} s and is killed")
                 process.kill()
                 await process.wait()
         self._keeper.cancel()

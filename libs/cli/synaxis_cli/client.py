@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 
@@ -75,7 +76,7 @@ class AdminClient:
         cursor: str | None = None
         while True:
             separator = "&" if "?" in path else "?"
-            more = "" if cursor is None else f"&cursor={cursor}"
+            more = "" if cursor is None else f"&cursor={quote(cursor)}"
             page = await self.ask("GET", f"{path}{separator}limit=1000{more}")
             rows += page["data"]
             cursor = page["next_cursor"]

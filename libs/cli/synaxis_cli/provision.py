@@ -103,6 +103,9 @@ class Provisioning:
             await until("discovery has told of the keys", settled, KEYS_TIMEOUT_S)
         except CannotStart:
             self._say(f"nothing heard yet of {', '.join(sorted(waited))}: going on")
+        for row in await self._real_rows():
+            if row["is_on"] and row["last_poll_at"] and not row["models_available"]:
+                self._say(f"{row['id']} offers no model: {row['last_poll_outcome']}")
         if not hoped and not waited:
             return False
         for row in await self._client.all("/providers"):
@@ -131,7 +134,7 @@ class Provisioning:
         self._directory.update(demo_ports=ports)
         for flavour, port in zip(demo.FLAVOURS.values(), ports, strict=True):
             arguments = ("synaxis_cli.demo", of_demo(self._environment), self._say, flavour.name, str(port))
-            children.append(Child(flavour.name, *arguments, grace_s=5.0))
+            children.append(Child(flavour.name, *arguments))
         roots = {name: f"http://127.0.0.1:{port}" for name, port in zip(demo.FLAVOURS, ports, strict=True)}
         await asyncio.gather(*(child.start() for child in children))
         await asyncio.gather(*(self._put_demo(name, root) for name, root in roots.items()))

@@ -18,7 +18,7 @@ import aiohttp
 
 from synaxis_cli import announce
 from synaxis_cli.announce import Ready
-from synaxis_cli.children import Child, KeptServer
+from synaxis_cli.children import GRACE_S, Child, KeptServer
 from synaxis_cli.client import AdminClient, AdminError
 from synaxis_cli.embedded.nats import ANY_PORT as ANY_NATS_PORT
 from synaxis_cli.embedded.nats import NatsServer
@@ -32,6 +32,8 @@ from synaxis_cli.state import DataDirectory, DirectoryUnusable, Kept
 from synaxis_cli.waiting import CannotStart, until
 
 READY_TIMEOUT_S = 60.0
+UNUSED_GRACE_S = 3.0
+"""For stopping what nobody has used yet."""
 DEFAULT_PORT = "8080"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -59,6 +61,7 @@ class Up:
         self._services: dict[str, list[Child]] = {"registry": [], "gateway": [], "sync": [], "discovery": []}
         self._demos: list[Child] = []
         self._port_holder: socket.socket | None = None
+        self._is_ready = False
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -110,6 +113,7 @@ class Up:
         except (AdminError, aiohttp.ClientError, OSError) as error:
             raise CannotStart(f"{error or type(error).__name__}; the log above may say why") from error
         self._directory.update(url=url)
+        self._is_ready = True
         print(announce.as_json(ready) if self._options.as_json else announce.as_text(ready), flush=True)
 
     def _take_port(self) -> str:
@@ -171,19 +175,29 @@ class Up:
     async def _await_services(self, client: AdminClient) -> None:
         """Wait until every worker says that it is ready, and a gateway answers with a registry's help."""
 
-        async def all_ready() -> bool:
-            for child in self._children():
-                if child.is_misconfigured:
-                    raise CannotStart(f"the settings of {child.name} are wrong; it says above which")
-                if child.health_url is not None and not await client.is_up(f"{child.health_url}/readyz"):
-                    return False
+        async def gateway_ready() -> bool:
+            self._refuse_misconfigured()
             if (await client.http("GET", "/readyz")).status != 200:
                 return False
             await client.ask("GET", "/jobs")
             return True
 
-        await until("all services are ready", all_ready, READY_TIMEOUT_S)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        for child in self._children():
+            if child.health_url is not None:
+
+                async def ready(worker: Child = child) -> bool:
+                    self._refuse_misconfigured()
+                    return await client.is_up(f"{worker.health_url}/readyz")
+
+                await until(f"{child.name} is ready", ready, deadline - time.monotonic())
+        await until("a gateway answers", gateway_ready, deadline - time.monotonic())
         self._say("gateway, registry, sync and discovery are ready")
+
+    def _refuse_misconfigured(self) -> None:
+        for child in self._children():
+            if child.is_misconfigured:
+                raise CannotStart(f"the settings of {child.name} are wrong; it says above which")
 
     async def _provide(self, client: AdminClient, url: str) -> Ready:
         provisioning = Provisioning(client, self._directory, self._environment, self._say)
@@ -220,8 +234,9 @@ class Up:
     async def _stop_everything(self) -> None:
         """Gateways first, since they need the others to finish what they have begun; servers last."""
         self._say("stopping")
-        await asyncio.gather(*(child.stop() for child in self._services["gateway"]))
-        await asyncio.gather(*(child.stop() for child in self._children()))
+        grace_s = GRACE_S if self._is_ready else UNUSED_GRACE_S
+        await asyncio.gather(*(child.stop(grace_s) for child in self._services["gateway"]))
+        await asyncio.gather(*(child.stop(grace_s) for child in self._children()))
         await asyncio.gather(*(server.stop() for server in self._servers))
         if self._port_holder is not None:
             self._port_holder.close()

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 from synaxis_common.contracts.catalog import ModelFacts
 from synaxis_registry.core import identity
-from synaxis_registry.core.records import GlobalModelRecord, Resolve, Resolved
+from synaxis_registry.core.effective import effective_facts
+from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, Resolve, Resolved
 from synaxis_registry.store import catalog
 from synaxis_registry.store.database import Connection
 
@@ -73,6 +74,15 @@ class Resolving:
         yield resolve
         await catalog.add_models(connection, needed.values())
 
+    async def explain(self, connection: Connection, row: ProviderModelRecord) -> identity.Resolution:
+        """What the rules say of a provider model, and why, whether or not an operator has pinned it."""
+        async with self.session(connection):
+            offering = identity.Offering(
+                row.provider_id, row.provider_model_id, evidence(effective_facts(row))
+            )
+            with self._lock:
+                return self._resolver.resolve(offering)
+
     def _absorb(self, changed: Iterable[GlobalModelRecord]) -> None:
         """Learn of models that are new; one that has changed makes the resolver be built anew."""
         with self._lock:
@@ -83,12 +93,14 @@ class Resolving:
                 if known == record:
                     continue
                 self._records[record.id] = record
-                if known is None:
+                if known is None and record.merged_into is None:
                     self._resolver.learn(known_model(record))
-                else:
+                elif known is not None:
                     is_outdated = True
             if is_outdated:
-                self._resolver = identity.Resolver([known_model(one) for one in self._records.values()])
+                self._resolver = identity.Resolver(
+                    [known_model(one) for one in self._records.values() if one.merged_into is None]
+                )
 
     def _resolve(self, provider_id: str, provider_model_id: str, facts: ModelFacts) -> Resolved:
         offering = identity.Offering(provider_id, provider_model_id, evidence(facts))

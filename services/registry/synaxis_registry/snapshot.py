@@ -171,11 +171,15 @@ class Snapshot:
             return self.catalog
         return self.catalog.updated(
             providers=[effective_provider(record) for record in delta.providers],
-            models=[effective_model(record) for record in delta.models],
+            models=[effective_model(record) for record in delta.models if record.merged_into is None],
             endpoints=endpoints.values(),
             keys=delta.keys,
             limits=delta.limits,
-            gone=Gone(keys=delta.revoked, limits=delta.lifted),
+            gone=Gone(
+                models=frozenset(record.id for record in delta.models if record.merged_into is not None),
+                keys=delta.revoked,
+                limits=delta.lifted,
+            ),
         )
 
 

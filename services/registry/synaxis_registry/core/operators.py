@@ -10,9 +10,9 @@ from synaxis_common.contracts.admin import ModelPatch, ProviderModelPatch, Provi
 from synaxis_common.contracts.events import Cause
 from synaxis_registry.core.availability import resolved
 from synaxis_registry.core.changes import ProviderUpdate
+from synaxis_registry.core.curation import pinned
 from synaxis_registry.core.judgement import NO_RESULT, Rows, settle
 from synaxis_registry.core.records import (
-    PIN_RULE,
     GlobalModelRecord,
     ProviderModelRecord,
     ProviderRecord,
@@ -137,13 +137,7 @@ def patch_model(
 def _pinned(row: ProviderModelRecord, model_id: str | None, resolve: Resolve) -> ProviderModelRecord:
     if model_id is None:
         return resolved(replace(row, pinned_model_id=None), resolve)
-    return replace(
-        row,
-        pinned_model_id=model_id,
-        global_model_id=model_id,
-        resolved_by=PIN_RULE,
-        resolution_confidence=1.0,
-    )
+    return pinned(row, model_id)
 
 
 def patch_global(known: GlobalModelRecord, patch: ModelPatch) -> GlobalModelRecord:

@@ -201,6 +201,8 @@ class GlobalModelRecord:
     facts: ModelFacts = ModelFacts()
     aliases: frozenset[str] = frozenset()
     status: Literal["active", "deprecated", "retired"] = "active"
+    merged_into: str | None = None
+    """Another model's id: an operator has said that this one is the same."""
     operator_name: str | None = None
     operator_aliases: frozenset[str] | None = None
     operator_status: Literal["active", "deprecated", "retired"] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import asyncpg
 
@@ -57,7 +58,33 @@ async def provider_models(
     limit: int,
 ) -> list[tuple[ProviderModelRecord, ProviderRecord]]:
     """Provider models after a key, each with its provider."""
-    rows = await connection.fetch(SQL["provider_models"], provider_id, model_id, available, *after, limit)
+    return _with_providers(
+        await connection.fetch(SQL["provider_models"], provider_id, model_id, available, *after, limit)
+    )
+
+
+async def unsure(
+    connection: Connection,
+    provider_id: str | None,
+    confidence: Decimal,
+    after_provider_id: str,
+    after_provider_model_id: str,
+    limit: int,
+) -> list[tuple[ProviderModelRecord, ProviderRecord]]:
+    """Provider models whose global model no operator has decided, the least sure first, after a key."""
+    return _with_providers(
+        await connection.fetch(
+            SQL["unsure"], provider_id, confidence, after_provider_id, after_provider_model_id, limit
+        )
+    )
+
+
+async def providers_of_model(connection: Connection, model_id: str) -> list[str]:
+    """The providers that offer a global model, in the order in which they are to be locked."""
+    return [row[0] for row in await connection.fetch(SQL["providers_of_model"], model_id)]
+
+
+def _with_providers(rows: list[asyncpg.Record]) -> list[tuple[ProviderModelRecord, ProviderRecord]]:
     known: dict[str, ProviderRecord] = {}
     found = []
     for row in rows:

@@ -63,11 +63,12 @@ class Case:
 
     def agrees(self, entry: Entry) -> bool:
         """What a match needs that the string alone does not make."""
-        released = entry.model.facts.release_date
-        apart = days_apart(self.reading.date, released)
-        if apart is not None and apart <= SNAPSHOT_DAYS:
-            return True
-        return self.named(entry) or bool(self.against(entry.model).same_release)
+        return self.said(entry) or bool(self.against(entry.model).same_release)
+
+    def said(self, entry: Entry) -> bool:
+        """Whether the name, or the id's own date, is the model's."""
+        apart = days_apart(self.reading.date, entry.model.facts.release_date)
+        return self.named(entry) or (apart is not None and apart <= SNAPSHOT_DAYS)
 
 
 def name_key(model: KnownModel) -> Key | None:

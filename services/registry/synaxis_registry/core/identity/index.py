@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from synaxis_registry.core.identity.reading import Key, Reading, read
 from synaxis_registry.core.identity.values import KnownModel
+from synaxis_registry.core.identity.vocabulary import VENDOR_OF
 
 
 def fold(text: str) -> str:
@@ -25,7 +26,8 @@ class Entry:
 
     @property
     def vendor(self) -> str | None:
-        return self.reading.vendor or self.model.vendor
+        vendor = self.reading.vendor or self.model.vendor
+        return VENDOR_OF.get(vendor, vendor) if vendor else None
 
 
 class ModelIndex:
@@ -55,7 +57,7 @@ class ModelIndex:
             reading = read(alias)
             if reading.key != own.key:
                 self._by_alias_key[reading.key][model.id] = Entry(model, reading)
-        # What one provider calls a model is no evidence for another's: names count where a catalog gives them.
+        # What one provider calls a model says nothing of another's: names count where a catalog gives them.
         if model.facts.name and model.source_id is not None:
             name = read(model.facts.name, is_name=True)
             self._by_name[name.key][model.id] = Entry(model, name)
@@ -83,14 +85,13 @@ class ModelIndex:
         return [found[one] for one in sorted(found)]
 
     def sharing(self, key: Key) -> list[Entry]:
-        """Models whose key has this one's parts, and models all of whose words and versions this one has."""
-        parts = key.parts
-        keys = [self._by_part.get(part, set()) for part in parts]
-        within = set.intersection(*keys) if keys else set()
-        core = [self._by_part.get(part, set()) for part in (*(key.words - {"instruct"}), *key.versions)]
-        around = set.intersection(*core) if core else set()
-        ordered = sorted(within | around, key=lambda one: (sorted(one.words), *one[1:]))
-        return [entry for one in ordered for entry in self.by_key(one)]
+        """Models of the same version that have all of this key's parts, or no more words than it has."""
+        parts = [self._by_part.get(part, set()) for part in key.parts]
+        words = [self._by_part.get(word, set()) for word in (*(key.words - {"instruct"}), *key.versions)]
+        keys = {one for found in (parts, words) if found for one in set.intersection(*found)}
+        same = [one for one in keys if one.versions == key.versions]
+        same.sort(key=lambda one: (sorted(one.words), *one[1:]))
+        return [entry for one in same for entry in self.by_key(one)]
 
 
 def spelled(model: KnownModel) -> str:
@@ -102,10 +103,10 @@ def spelled(model: KnownModel) -> str:
 
 def _is_written(text: str, model: KnownModel) -> bool:
     """Whether the text is the model's id, not one that only folds to the same: `command-r+`, `command-r`."""
-    written = [spelled(model), *model.aliases]
-    return text.lower() in (one.lower() for one in _ids(model)) or any(
-        fold(one) == fold(text) and read(one).key == read(text).key for one in written
-    )
+    if text.lower() in (one.lower() for one in _ids(model)):
+        return True
+    key, own = read(text).key, read(spelled(model)).key
+    return key == own or any(fold(one) == fold(text) and key == read(one).key for one in model.aliases)
 
 
 def _ids(model: KnownModel) -> tuple[str, ...]:

@@ -22,6 +22,13 @@ QUANTIZATION = re.compile(
     r"(?<![a-z0-9])(?:nvfp4|mxfp4|fp(?:4|8|16|32)|bf16|int(?:4|8)(?:[-_]mixed[-_]ar)?|awq|gptq|gguf|mlx|exl2"
     r"|[2-8]-?bit|i?q[2-8](?:_[a-z0-9]+)+|w\d+a\d+)(?![a-z0-9])"
 )
+SEPARATOR = re.compile(r"[^a-z0-9]+")
+BETWEEN_WORDS = re.compile(r"[^a-z0-9.]+")
+BLANKS = re.compile(r"\s+")
+POINT = re.compile(r"(?<=\d)p(?=\d)")
+"""`v3p1` is v3.1."""
+SLUG_FRACTION = re.compile(r"(?<=\d)d(?=\d)")
+INFERENCE_REVISION = re.compile(r"-v\d+:\d$")
 BEDROCK_REVISION = re.compile(r"(?:-v?\d+)?:\d$")
 DOTTED_REVISION = re.compile(r"-v1$")
 SERIES = re.compile(r"[a-z]\d")
@@ -78,6 +85,7 @@ class Reading:
         return self.key.words & SERVING
 
 
+@lru_cache(maxsize=32_768)
 def key_of(atoms: tuple[str, ...]) -> Key:
     words: set[str] = set()
     versions: list[str] = []
@@ -113,7 +121,7 @@ def read(text: str, *, is_name: bool = False) -> Reading:
     region: str | None = None
     variants: list[str] = []
     if is_name:
-        rest = re.sub(r"[^a-z0-9.:]+", "-", rest).replace(":", "-").strip("-")
+        rest = BETWEEN_WORDS.sub("-", rest).strip("-")
     else:
         *path, rest = rest.removeprefix("hf:").rstrip("/").split("/")
         for segment in path:
@@ -121,7 +129,7 @@ def read(text: str, *, is_name: bool = False) -> Reading:
                 vendor, spelling = VENDOR_OF[segment], segment
             elif segment in ALWAYS_SERVING:
                 variants.append(segment)
-        rest = re.sub(r"[\s]+", "-", rest)
+        rest = BLANKS.sub("-", rest)
         head, dot, tail = rest.partition(".")
         if dot and head in REGIONS and not tail[:1].isdigit():
             region, rest = head, tail
@@ -133,7 +141,7 @@ def read(text: str, *, is_name: bool = False) -> Reading:
             # `deepseek.r1` is DeepSeek-R1, `mistral.pixtral-large` is Pixtral Large.
             rest = f"{head}-{rest}" if head in BRANDS and SERIES.match(rest) else rest
         else:
-            rest = re.sub(r"-v\d+:\d$", "", rest)
+            rest = INFERENCE_REVISION.sub("", rest)
         rest = BUDGET.sub("", rest)
     quantization = None
     while (found := QUANTIZATION.search(rest)) is not None:
@@ -142,10 +150,10 @@ def read(text: str, *, is_name: bool = False) -> Reading:
     rest = rest.replace("@", "-")
     whole = rest
     rest, date = _dated(rest)
-    rest = FRACTION.sub(r"\1d\2", re.sub(r"(?<=\d)p(?=\d)", ".", rest))
+    rest = FRACTION.sub(r"\1d\2", POINT.sub(".", rest))
     rest = rest.replace("non-reasoning", "nonreasoning").replace("high-throughput", "tput")
-    tokens = [token for token in re.split(r"[^a-z0-9]+", rest) if token]
-    written = [token for token in re.split(r"[^a-z0-9]+", whole) if token] if date else tokens
+    tokens = [token for token in SEPARATOR.split(rest) if token]
+    written = [token for token in SEPARATOR.split(whole) if token] if date else tokens
     written, _ = _without_vendor(written)
     tokens, stripped = _without_vendor(tokens)
     if stripped is not None:
@@ -162,7 +170,7 @@ def read(text: str, *, is_name: bool = False) -> Reading:
             kept.append(part)
     atoms = tuple(_atoms(kept))
     slug = "-".join(token for token in written if token not in ALWAYS_SERVING or len(written) == 1)
-    slug = re.sub(r"(?<=\d)d(?=\d)", "-", slug)
+    slug = SLUG_FRACTION.sub("-", slug)
     attributes = Attributes(quantization, tuple(variants), region, spelling, date, is_latest)
     return Reading(key_of(atoms), atoms, slug, vendor, attributes, date, is_latest)
 

@@ -98,7 +98,10 @@ def _confirmed(case: Case, key: Key, entry: Entry) -> bool:
     own = entry.reading.key
     if key.sizes == own.sizes and key.sizes and (key.words == own.words or _only_instruct(case, key, entry)):
         return True
-    return case.named(entry) if entry.model.source_id is None else case.agrees(entry)
+    if entry.model.source_id is None:
+        return case.named(entry)
+    # Sisters of several sizes come out on one day: it proves no size that the known model does not give.
+    return case.said(entry) if key.sizes and not own.sizes else case.agrees(entry)
 
 
 def _only_instruct(case: Case, key: Key, entry: Entry) -> bool:
@@ -124,6 +127,9 @@ def _only_optional(one: Key, other: Key, case: Case, entry: Entry) -> bool:
         missing, extra = other.words - one.words, one.words - other.words
         if "reasoning" in missing and _reasons_alone(other, case):
             missing -= {"reasoning"}
+        # A preview is what follows it only as long as nothing has: the release tells which of the two it is.
+        if "preview" in missing and case.against(entry.model).same_release is not True:
+            return False
         if missing - OPTIONAL_WORDS or extra - {"instruct"}:
             return False
         # Beside a model that thinks or not as it is told, the instruct one is another model; and where the

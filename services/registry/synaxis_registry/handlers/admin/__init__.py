@@ -20,7 +20,16 @@ from synaxis_common.contracts.admin import (
     is_admin_proof,
 )
 from synaxis_common.logging import get_logger
-from synaxis_registry.handlers.admin import jobs, models, provider_models, providers, route, tenants, usage
+from synaxis_registry.handlers.admin import (
+    curation,
+    jobs,
+    models,
+    provider_models,
+    providers,
+    route,
+    tenants,
+    usage,
+)
 from synaxis_registry.handlers.admin.verb import Ask, Refused, Surroundings, Verb, invalid
 from synaxis_registry.resolving import Resolving
 from synaxis_registry.settings import RegistrySettings
@@ -37,6 +46,8 @@ VERBS: Final[dict[str, Verb]] = {
     "model.list": models.list_all,
     "model.get": models.get,
     "model.patch": models.patch,
+    "model.merge": curation.merge_models,
+    "model.split": curation.split_model,
     "provider-model.list": provider_models.list_all,
     "provider-model.get": provider_models.get,
     "provider-model.patch": provider_models.patch,

@@ -52,7 +52,7 @@ async def list_all(around: Surroundings, ask: Ask) -> AdminReply:
 
 async def get(around: Surroundings, ask: Ask) -> AdminReply:
     """One global model by any of its names, with its endpoints."""
-    return ok(await _shown(around, await known_model(around, ask.path["model"])))
+    return ok(await shown(around, await known_model(around, ask.path["model"])))
 
 
 async def patch(around: Surroundings, ask: Ask) -> AdminReply:
@@ -68,10 +68,10 @@ async def patch(around: Surroundings, ask: Ask) -> AdminReply:
         await catalog.save_models(connection, [patch_global(GLOBAL_MODEL.read(found), body)])
 
     await around.database.run(change)
-    return ok(await _shown(around, model_id))
+    return ok(await shown(around, model_id))
 
 
-async def _shown(around: Surroundings, model_id: str) -> dict[str, Any]:
+async def shown(around: Surroundings, model_id: str) -> dict[str, Any]:
     """The model with its endpoints; of very many the first, and a cursor for `/provider-models?model=`."""
 
     async def read(connection: Connection) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
 from synaxis_common.contracts.admin import AdminReply, ProviderModelPatch
 from synaxis_common.money import plain
+from synaxis_registry.core import identity
 from synaxis_registry.core.effective import effective_endpoint, last_seen
 from synaxis_registry.core.operators import patch_model
 from synaxis_registry.core.records import ProviderModelRecord, ProviderRecord
-from synaxis_registry.handlers.admin.paging import after, limit_of, paged
+from synaxis_registry.handlers.admin.paging import after, limit_of, no_cursor, paged
 from synaxis_registry.handlers.admin.verb import (
     Ask,
     Refused,
@@ -59,6 +62,8 @@ def provider_model_row(row: ProviderModelRecord, provider: ProviderRecord) -> di
 async def list_all(around: Surroundings, ask: Ask) -> AdminReply:
     """Provider models, by provider, model and availability."""
     limit = limit_of(ask)
+    if ask.flag("review"):
+        return await _unsure(around, ask, limit)
     provider_id, provider_model_id = after(ask, len(KEY))
     available = ask.flag("available")
     model = await model_or_literal(around, ask.query.get("model"))
@@ -75,12 +80,30 @@ async def list_all(around: Surroundings, ask: Ask) -> AdminReply:
     return paged([provider_model_row(*one) for one in found], limit, *KEY)
 
 
+async def _unsure(around: Surroundings, ask: Ask, limit: int) -> AdminReply:
+    """Those that the rules were least sure of first; what an operator has pinned is not among them."""
+    confidence, *key = after(ask, 3)
+    try:
+        least = Decimal(confidence or "-1")
+    except InvalidOperation as error:
+        raise no_cursor() from error
+    found = await around.database.run(
+        lambda connection: admin.unsure(
+            connection, ask.query.get("provider"), least, key[0], key[1], limit + 1
+        )
+    )
+    rows = [provider_model_row(*one) for one in found]
+    return paged(rows, limit, "resolution_confidence", *KEY)
+
+
 async def get(around: Surroundings, ask: Ask) -> AdminReply:
     """One provider model."""
     found = await around.database.run(partial(admin.provider_model, *_key(ask)))
     if found is None:
         raise _nowhere(ask)
-    return ok(provider_model_row(*found))
+    row, provider = found
+    why = await around.database.run(lambda connection: around.resolving.explain(connection, row))
+    return ok(provider_model_row(row, provider) | {"resolution": _resolution(why)})
 
 
 async def patch(around: Surroundings, ask: Ask) -> AdminReply:
@@ -104,6 +127,18 @@ async def patch(around: Surroundings, ask: Ask) -> AdminReply:
 
     await around.database.run(change)
     return await get(around, ask)
+
+
+def _resolution(found: identity.Resolution) -> dict[str, Any]:
+    """What the rules say, for people to judge: an operator's pin goes before it."""
+    return {
+        "global_model_id": found.global_model_id,
+        "rule": found.rule.value,
+        "confidence": found.confidence,
+        "evidence": list(found.evidence),
+        "attributes": asdict(found.attributes) | {"variants": list(found.attributes.variants)},
+        "runners_up": [asdict(other) for other in found.runners_up],
+    }
 
 
 def _key(ask: Ask) -> tuple[str, str]:

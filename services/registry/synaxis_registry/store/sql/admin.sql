@@ -26,3 +26,13 @@ SELECT m.record, p.record AS provider FROM provider_model m JOIN provider p USIN
 WHERE ($1::text IS NULL OR m.provider_id = $1) AND ($2::text IS NULL OR m.global_model_id = $2)
   AND ($3::boolean IS NULL OR m.is_available = $3) AND (m.provider_id, m.provider_model_id) > ($4, $5)
 ORDER BY m.provider_id, m.provider_model_id LIMIT $6
+
+-- name: unsure
+-- In the order of the resolver's confidence, the least sure first. An operator's word is not unsure.
+SELECT m.record, p.record AS provider FROM provider_model m JOIN provider p USING (provider_id)
+WHERE ($1::text IS NULL OR m.provider_id = $1) AND m.resolved_by <> 'pin'
+  AND ((m.record ->> 'resolution_confidence')::numeric, m.provider_id, m.provider_model_id) > ($2, $3, $4)
+ORDER BY (m.record ->> 'resolution_confidence')::numeric, m.provider_id, m.provider_model_id LIMIT $5
+
+-- name: providers_of_model
+SELECT DISTINCT provider_id FROM provider_model WHERE global_model_id = $1 ORDER BY provider_id

@@ -1,0 +1,48 @@
+"""On models.dev's real catalog where it lies beside the checkout; on the hard pairs always."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bench.bench_identity import (
+    LEAST_PRECISION,
+    LEAST_RECALL,
+    World,
+    hard_pairs,
+    load,
+    resolved,
+    score,
+    wrong_pairs,
+)
+
+FOUND = load()
+
+
+def test_hard_pairs_are_told_apart_by_their_letters_alone() -> None:
+    assert wrong_pairs([], hard_pairs()) == []
+
+
+if FOUND is not None:
+
+    @pytest.fixture(name="world", scope="module")
+    def models_dev() -> World:
+        assert FOUND is not None
+        return FOUND
+
+    def test_labels_are_met(world: World) -> None:
+        total = score(world.known, resolved(world.known, world.offerings), world.labels)
+        assert total.precision >= LEAST_PRECISION, total.wrong
+        assert total.recall >= LEAST_RECALL, total.missed
+
+    def test_hard_pairs_are_told_apart_beside_the_known_models(world: World) -> None:
+        assert wrong_pairs(world.known, hard_pairs()) == []
+
+    def test_the_order_of_the_catalog_makes_no_difference(world: World) -> None:
+        backwards = resolved(world.known, world.offerings[::-1])
+        forwards = resolved(world.known, world.offerings)
+        assert {key: one.global_model_id for key, one in backwards.items()} == {
+            key: one.global_model_id for key, one in forwards.items()
+        }
+
+    def test_every_known_model_is_itself(world: World) -> None:
+        found = {model.id for model in world.known}
+        assert len(found) == len(world.known)
