@@ -25,17 +25,18 @@ def hold(host: str, port: int) -> socket.socket:
     Raises PortUnavailable.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    holder = socket.socket(family)
     try:
         # Without SO_REUSEPORT it fails where anybody listens already, even who would share.
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             port = int(probe.getsockname()[1])
-        holder = socket.socket(family)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind((host, port))
     except (OSError, OverflowError) as error:
+        holder.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             said = f"port {port} is taken: set SYNAXIS_HTTP_PORT to another one (0 picks a free one)"
         else:

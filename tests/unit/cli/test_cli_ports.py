@@ -14,7 +14,11 @@ def listener(port: int = 0, *, shares: bool = False) -> socket.socket:
     found = socket.socket()
     if shares:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind(("127.0.0.1", port))
+    try:
+        found.bind(("127.0.0.1", port))
+    except OSError:
+        found.close()
+        raise
     found.listen()
     return found
 

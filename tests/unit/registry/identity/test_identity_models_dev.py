@@ -43,6 +43,15 @@ if FOUND is not None:
             key: one.global_model_id for key, one in forwards.items()
         }
 
+    def test_the_next_sync_changes_nothing_and_creates_nothing(world: World) -> None:
+        first = resolved(world.known, world.offerings)
+        created = [one.suggested for one in first.values() if one.suggested is not None]
+        again = resolved([*world.known, *created], world.offerings)
+        assert [one.global_model_id for one in again.values()] == [
+            one.global_model_id for one in first.values()
+        ]
+        assert not any(one.is_new for one in again.values())
+
     def test_every_known_model_is_itself(world: World) -> None:
         found = {model.id for model in world.known}
         assert len(found) == len(world.known)

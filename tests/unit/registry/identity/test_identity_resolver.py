@@ -143,6 +143,19 @@ def test_contradicting_evidence_vetoes_what_the_id_says(resolver: Resolver) -> N
     assert all(one.reason for one in found.runners_up)
 
 
+def test_what_is_contradicted_keeps_its_id_at_the_next_sync(resolver: Resolver) -> None:
+    asked = offering("deepseek/deepseek-r1", "anyone", name="DeepSeek Reasoner", release_date="2025-12-01")
+    first = resolver.resolve(asked)
+    assert first.suggested is not None
+    resolver.learn(first.suggested)
+    again = resolver.resolve(asked)
+    assert (again.global_model_id, again.rule, again.is_new) == (
+        first.global_model_id,
+        Rule.CONTRADICTED,
+        False,
+    )
+
+
 def test_what_makes_speech_is_not_what_makes_text() -> None:
     text = known("google/gemini-9-flash", output_modalities=frozenset({"text"}))
     found = Resolver([text]).resolve(offering("gemini-9-flash:free", output_modalities=frozenset({"audio"})))

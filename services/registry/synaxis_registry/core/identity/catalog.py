@@ -100,6 +100,10 @@ def cluster(
             if found.suggested is not None:
                 resolver.learn(found.suggested)
         decided[number] = found
+    # Some were decided before all models were known: now they are, as they will be at the next sync.
+    for number in open_ones:
+        if not decided[number].is_new:
+            decided[number] = resolver.resolve(listed[number])
     return [decided[number] for number in range(len(listed))]
 
 

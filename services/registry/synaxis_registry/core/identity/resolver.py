@@ -75,7 +75,9 @@ class Resolver:
         return self._new(case, Rule.CONTRADICTED)
 
     def _new(self, case: Case, rule: Rule) -> Resolution:
-        model = self._suggest(case, rule)
+        kept = self._index.models.get(_disputed_id(case)) if rule is Rule.CONTRADICTED else None
+        is_kept = kept is not None and kept.source_id is None
+        model = kept if kept is not None and is_kept else self._suggest(case, rule)
         why = "no known model is the same in words, versions and sizes"
         if rule is Rule.CONTRADICTED:
             why = "what is said of it contradicts its id, so that it is nobody's until somebody decides"
@@ -84,8 +86,8 @@ class Resolver:
             model.id,
             rule,
             confidence,
-            True,
-            model,
+            not is_kept,
+            None if is_kept else model,
             _attributes(case.reading, is_new=True),
             (why,),
             _runners_up(case, None),
@@ -94,10 +96,7 @@ class Resolver:
     def _suggest(self, case: Case, rule: Rule) -> KnownModel:
         reading = case.reading
         vendor = reading.vendor or case.offering.facts.vendor
-        slug = fold(reading.slug) or fold(case.offering.provider_model_id) or "model"
-        if rule is Rule.CONTRADICTED:
-            provider = fold(case.offering.provider_id)
-            slug = f"{provider}-{slug.removeprefix(f'{provider}-')}"
+        slug = _disputed_id(case) if rule is Rule.CONTRADICTED else _slug(case)
         taken = self._index.models
         free = slug
         if free in taken and vendor:
@@ -111,6 +110,16 @@ class Resolver:
         is_plain = fold(alias) == free and read(free).key == reading.key
         aliases = frozenset() if rule is Rule.CONTRADICTED or is_plain else frozenset({alias})
         return KnownModel(free, vendor, None, case.offering.facts, aliases)
+
+
+def _slug(case: Case) -> str:
+    return fold(case.reading.slug) or fold(case.offering.provider_model_id) or "model"
+
+
+def _disputed_id(case: Case) -> str:
+    """The id of what only this provider calls so: the same at every sync."""
+    provider = fold(case.offering.provider_id)
+    return f"{provider}-{_slug(case).removeprefix(f'{provider}-')}"
 
 
 def _match(case: Case) -> Match | None:
