@@ -21,7 +21,7 @@ def servers() -> Iterator[Servers]:
     wish = os.environ.get("SYNAXIS_TEST_SERVERS", "")
     with tempfile.TemporaryDirectory(prefix="synaxis-test-") as folder:
         Path(folder).chmod(0o755)
-        found = docker_servers() if wish != "embedded" else None
+        found = docker_servers(may_pull=wish == "docker") if wish != "embedded" else None
         if found is None:
             if wish == "docker":
                 pytest.fail("SYNAXIS_TEST_SERVERS=docker, but no Docker engine answers")

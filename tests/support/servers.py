@@ -16,6 +16,9 @@ import uvloop
 from synaxis_cli.embedded.nats import NatsServer
 from synaxis_cli.embedded.postgres import PostgresServer
 
+NATS_IMAGE = "nats:2.14-alpine"
+POSTGRES_IMAGE = "postgres:17-alpine"
+
 
 class Servers(Protocol):
     """A Postgres that makes databases, and as many nats-servers as are asked for."""
@@ -70,7 +73,7 @@ def embedded_servers(folder: Path) -> Iterator[Servers]:
     try:
         yield _Embedded(folder, postgres.url())
     finally:
-        postgres.kill()
+        postgres.stop()
 
 
 class _Docker(_Databases):
@@ -79,13 +82,13 @@ class _Docker(_Databases):
         from testcontainers.core.container import DockerContainer
         from testcontainers.core.waiting_utils import wait_for_logs
 
-        with DockerContainer("nats:2.14-alpine").with_command("-js").with_exposed_ports(4222) as container:
+        with DockerContainer(NATS_IMAGE).with_command("-js").with_exposed_ports(4222) as container:
             wait_for_logs(container, "Server is ready")
             yield f"nats://{container.get_container_host_ip()}:{container.get_exposed_port(4222)}"
 
 
-def docker_servers() -> AbstractContextManager[Servers] | None:
-    """Servers in containers; None where no Docker engine answers."""
+def docker_servers(*, may_pull: bool) -> AbstractContextManager[Servers] | None:
+    """Servers in containers; None where no Docker engine answers, or one that would have to pull images."""
     if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").is_socket():
         return None
     import docker
@@ -93,8 +96,12 @@ def docker_servers() -> AbstractContextManager[Servers] | None:
 
     try:
         client = docker.from_env(timeout=2)
-        client.ping()
-        client.close()
+        try:
+            client.ping()
+            for image in () if may_pull else (NATS_IMAGE, POSTGRES_IMAGE):
+                client.images.get(image)
+        finally:
+            client.close()
     except DockerException:
         return None
     return _docker_servers()
@@ -104,5 +111,5 @@ def docker_servers() -> AbstractContextManager[Servers] | None:
 def _docker_servers() -> Iterator[Servers]:
     from testcontainers.postgres import PostgresContainer
 
-    with PostgresContainer("postgres:17-alpine", driver=None) as container:
+    with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
         yield _Docker(container.get_connection_url())

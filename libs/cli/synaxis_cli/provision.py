@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from synaxis_cli import announce, demo
@@ -33,11 +33,16 @@ class Provisioning:
     """
 
     def __init__(
-        self, client: AdminClient, directory: DataDirectory, environment: Mapping[str, str], say: Say
+        self,
+        client: AdminClient,
+        directory: DataDirectory,
+        environment: Mapping[str, str],
+        say: Say,
+        begun: datetime,
     ) -> None:
+        """`begun`: when the services were started, or earlier."""
         self._client, self._directory, self._environment = client, directory, environment
-        self._say = say
-        self._begun = datetime.now(UTC)
+        self._say, self._begun = say, begun
 
     async def await_catalog(self) -> None:
         """Wait until the registry knows what the first sync found; later starts have it already."""
@@ -140,8 +145,9 @@ class Provisioning:
         await asyncio.gather(*(self._put_demo(name, root) for name, root in roots.items()))
 
         async def found() -> bool:
-            rows = await self._client.all("/provider-models?available=true")
-            return {row["provider_id"] for row in rows} >= set(demo.FLAVOURS)
+            # Asked of whoever routes, whose view may be a moment behind the stored state.
+            plan = await self._client.ask("POST", "/route", {"model": demo.MODEL})
+            return {one["provider_id"] for one in plan["candidates"]} >= set(demo.FLAVOURS)
 
         await until("the demo providers are found", found, DEMO_TIMEOUT_S)
         return roots[demo.THRIFTY.name]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Up:
     def __init__(self, options: Options, directory: DataDirectory, environment: Mapping[str, str]) -> None:
         self._options, self._directory = options, directory
         self._environment = {name: value for name, value in environment.items() if value}
-        self._begun = time.monotonic()
+        self._begun, self._begun_at = time.monotonic(), datetime.now(UTC)
         self._nats: NatsServer | None = None
         self._postgres: PostgresServer | None = None
         self._servers: list[KeptServer] = []
@@ -200,7 +201,7 @@ class Up:
                 raise CannotStart(f"the settings of {child.name} are wrong; it says above which")
 
     async def _provide(self, client: AdminClient, url: str) -> Ready:
-        provisioning = Provisioning(client, self._directory, self._environment, self._say)
+        provisioning = Provisioning(client, self._directory, self._environment, self._say, self._begun_at)
         await provisioning.await_catalog()
         self._say("the catalog of models.dev is there")
         tenant_key = await provisioning.tenant_key()
