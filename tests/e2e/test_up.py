@@ -70,8 +70,11 @@ async def test_without_a_key_demo_providers_answer_fail_over_and_the_state_survi
     async with System.started(data_dir=data) as system:
         assert system.info["tenant_key"] == first["tenant_key"]
         assert system.info["admin_key"] == first["admin_key"]
-        usage = (await system.admin("GET", "/usage")).body["data"][0]
-        assert int(usage["requests"]) == 2
+
+        async def both_settled() -> bool:
+            return int((await system.admin("GET", "/usage")).body["data"][0]["requests"]) == 2
+
+        await eventually(both_settled, "both requests are in the ledger", within_s=20)
         async with system.openai() as client:
             assert (await client.models.list()).data[0].id == "demo-chat-1"
 

@@ -127,8 +127,12 @@ class DurableConsumer:
     async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
         quiet = 0
         while True:
+            fetching = asyncio.ensure_future(subscription.fetch(self._spec.batch, timeout=FETCH_TIMEOUT_S))
             try:
-                messages = await subscription.fetch(self._spec.batch, timeout=FETCH_TIMEOUT_S)
+                messages = await asyncio.shield(fetching)
+            except asyncio.CancelledError:
+                await self._give_back(fetching)
+                raise
             except TimeoutError:
                 quiet += 1
                 if quiet % 5 == 0:  # a consumer that was deleted on the server is silent, not an error
@@ -142,6 +146,14 @@ class DurableConsumer:
                     for untouched in messages[position:]:
                         await untouched.nak()
                     raise
+
+    async def _give_back(self, fetching: asyncio.Future[list[Msg]]) -> None:
+        """What arrives while this consumer stops goes to another one at once, not after `ack_wait`."""
+        try:
+            for message in await fetching:
+                await message.nak()
+        except (TimeoutError, nats.errors.Error) as error:
+            log.debug("nothing_given_back", consumer=self._spec.durable, error=type(error).__name__)
 
     async def _handle(self, message: Msg) -> None:
         spec = self._spec

@@ -14,7 +14,8 @@ log = get_logger(__name__)
 RESTARTS = Counter("synaxis_task_restarts_total", "Background tasks that failed and were restarted", ["task"])
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
-CANCEL_AGAIN_S = 0.5
+CANCEL_AGAIN_S = 2.0
+"""Longer than a consumer takes to give back what it was fetching."""
 
 
 class TaskSupervisor:
