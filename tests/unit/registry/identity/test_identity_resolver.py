@@ -54,11 +54,12 @@ GEMINI_PREVIEW = known("google/gemini-3-pro-preview", name="Gemini 3 Pro Preview
 LARGE_3 = known(
     "mistral/mistral-large-2512", name="Mistral Large 3", release_date="2025-12-02", open_weights=True
 )
+DEVSTRAL = known("mistral/devstral-2512", name="Devstral 2", release_date="2025-12-09", open_weights=True)
 R1 = known("deepseek/deepseek-r1", name="DeepSeek-R1", release_date="2025-01-20", open_weights=True)
 REASONER = known("deepseek/deepseek-reasoner", name="DeepSeek Reasoner", release_date="2025-12-01")
 WORLD = [
     *(OPUS, OPUS_DATED, KIMI, GLM, GLM_TURBO, NEMOTRON, LLAMA, GPT_52),
-    *(FLASH_LITE, FLASH_LITE_PREVIEW, GEMINI_PREVIEW, LARGE_3, R1, REASONER),
+    *(FLASH_LITE, FLASH_LITE_PREVIEW, GEMINI_PREVIEW, LARGE_3, DEVSTRAL, R1, REASONER),
 ]
 
 
@@ -80,6 +81,9 @@ def resolver() -> Resolver:
         (offering("eu.anthropic.claude-opus-4-1"), OPUS, Rule.SAME_MODEL),
         (offering("us.anthropic.claude-opus-4-1-20250805-v1:0"), OPUS_DATED, Rule.SAME_MODEL),
         (offering("mistral-large-3"), LARGE_3, Rule.SAME_MODEL),
+        (offering("mistralai/mistral-large-3-675b-instruct-2512"), LARGE_3, Rule.PARTIAL),
+        (offering("mistral-large-3:675b", release_date="2025-12-04"), LARGE_3, Rule.PARTIAL),
+        (offering("mistral.devstral-2-123b", name="Devstral 2"), DEVSTRAL, Rule.PARTIAL),
         (offering("nemotron-3-super", release_date="2026-03-11"), NEMOTRON, Rule.PARTIAL),
         (offering("databricks-gpt-5-2", "databricks"), GPT_52, Rule.SPELLING),
         (offering("openai-gpt-52", name="GPT-5.2"), GPT_52, Rule.SPELLING),
@@ -116,6 +120,11 @@ def test_a_known_model_is_recognised(
         offering("gpt-5.2-instant", release_date="2025-12-11"),
         offering("gpt-5.2-mini", release_date="2025-12-11"),
         offering("deepseek-r1-distill-llama-70b", release_date="2025-01-20"),
+        offering("deepseek-r1-8b", release_date="2025-01-20"),
+        offering("devstral-2-24b", release_date="2025-12-09"),
+        offering("mistral-large-3-675b-instruct"),
+        offering("mistral-large-3-675b-instruct-2611"),
+        offering("mistral-large-4-675b-instruct-2512"),
         offering("deepseek-r1-0528", release_date="2025-05-28"),
         offering("llama-3.3-8b-instruct", release_date="2024-12-06"),
         offering("kimi-k2.6:thinking", release_date="2026-04-21"),
@@ -167,6 +176,24 @@ def test_another_vendors_model_of_the_same_name_is_another_model() -> None:
     found = Resolver([known_nova]).resolve(offering("openai/nova-pro"))
     assert (found.is_new, found.global_model_id) == (True, "openai-nova-pro")
     assert Resolver([known_nova]).resolve(offering("amazon.nova-pro-v1:0")).global_model_id == "nova-pro"
+
+
+def test_known_date_of_the_id_outweighs_a_catalogs_wrong_release() -> None:
+    slip = replace(LARGE_3, facts=replace(LARGE_3.facts, release_date="2024-11-01"))
+    asked = offering("mistral-large-3-675b-instruct-2512", release_date="2025-12-02")
+    assert Resolver([slip]).resolve(asked).global_model_id == LARGE_3.id
+
+
+@pytest.mark.parametrize(
+    ("written", "model_id"),
+    [
+        ("xai/grok-9-fast-non-reasoning", "grok-9-fast-non-reasoning"),
+        ("accounts/fireworks/models/acme-v3p1-1p7b-20260401", "acme-v3-1-1-7b-20260401"),
+        ("acme/Gemmalike-4-12B-it-FP8", "gemmalike-4-12b-it"),
+    ],
+)
+def test_a_new_model_is_called_what_people_write(written: str, model_id: str) -> None:
+    assert Resolver([]).resolve(offering(written)).global_model_id == model_id
 
 
 def test_a_pin_decides_before_everything() -> None:

@@ -88,8 +88,9 @@ class ModelIndex:
         """Models of the same version that have all of this key's parts, or no more words than it has."""
         parts = [self._by_part.get(part, set()) for part in key.parts]
         words = [self._by_part.get(word, set()) for word in (*(key.words - {"instruct"}), *key.versions)]
-        keys = {one for found in (parts, words) if found for one in set.intersection(*found)}
-        same = [one for one in keys if one.versions == key.versions]
+        # The rarest part first: `qwen` and `instruct` are in hundreds of keys.
+        each = (set.intersection(*sorted(found, key=len)) for found in (parts, words) if found)
+        same = [one for one in set().union(*each) if one.versions == key.versions]
         same.sort(key=lambda one: (sorted(one.words), *one[1:]))
         return [entry for one in same for entry in self.by_key(one)]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from synaxis_registry.core.identity.case import Case, Match, choose
 from synaxis_registry.core.identity.index import Entry, spelled
-from synaxis_registry.core.identity.names import by_its_name, from_facts, fuller_name
+from synaxis_registry.core.identity.names import by_its_name, by_name_and_size, from_facts, fuller_name
 from synaxis_registry.core.identity.reading import Reading, read, rekeyed
 from synaxis_registry.core.identity.values import Rule
 from synaxis_registry.core.identity.variants import partial, partial_name, variant
@@ -82,10 +82,17 @@ def revision(case: Case, reading: Reading) -> Match | None:
     )
 
 
+RULES = (
+    *(same_model, by_its_name, spelling, by_name_and_size, fuller_name),
+    *(variant, revision, partial, partial_name),
+)
+"""The surest first."""
+
+
 def best_match(case: Case) -> Match | None:
     """The first rule that decides."""
     starts: list[tuple[Reading, str, bool]] = [(case.reading, "", False), *prefixes(case)]
-    for rule in (same_model, by_its_name, spelling, fuller_name, variant, revision, partial, partial_name):
+    for rule in RULES:
         for reading, prefix, needs_proof in starts:
             found = rule(case, reading)
             if found is None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from synaxis_registry.core.identity.case import (
     Case,
     Match,
     bare,
     choose,
+    is_possible,
     name_key,
     same_date,
     within,
     without,
 )
-from synaxis_registry.core.identity.evidence import days_apart
+from synaxis_registry.core.identity.evidence import NEAR_DAYS, days_apart
 from synaxis_registry.core.identity.index import Entry, spelled
 from synaxis_registry.core.identity.reading import Key, Reading, read
 from synaxis_registry.core.identity.values import KnownModel, Rule
+from synaxis_registry.core.identity.vocabulary import SIZE_CLASSES
 
 
 def contradicted(case: Case, found: KnownModel) -> KnownModel | None:
@@ -86,6 +90,40 @@ def by_its_name(case: Case, reading: Reading) -> Match | None:
     return Match(chosen[0].model, Rule.SAME_MODEL, 0.85, (why,))
 
 
+def by_name_and_size(case: Case, reading: Reading) -> Match | None:
+    """The id is such a name with the size added: `mistral-small-3.2-24b-instruct` for `mistral-small-2506`.
+
+    Only for models that carry a date where others carry a version: elsewhere another size is another model,
+    such as `deepseek-r1-8b`. The date, the release or the provider's name has to agree, and since sisters of
+    several sizes come out on one day, the size has to be settled by a word such as `small`, or by the name.
+    """
+    key = reading.key
+    if not key.sizes or not key.versions or key.active:
+        return None
+    plain = key._replace(words=key.words - {"instruct"}, sizes=())
+    entries = [one for one in named_entries(case, replace(reading, key=plain)) if _is_of_that_date(case, one)]
+    settled = bool(plain.words & SIZE_CLASSES)
+    fitting = [one for one in entries if (settled or case.named(one)) and is_possible(case, reading, one)]
+    if len(fitting) != 1:
+        return None
+    model = fitting[0].model
+    why = f"the id is that model's name, {model.facts.name!r}, and its size; date, release or name agrees"
+    return Match(model, Rule.PARTIAL, 0.75, (why,))
+
+
+def _is_of_that_date(case: Case, entry: Entry) -> bool:
+    """Whether the model's id has a date instead of its name's version, and the offering is of that date."""
+    own = read(spelled(entry.model))
+    if own.date is None or own.key.versions or own.key.sizes:
+        return False
+    released = days_apart(case.offering.facts.release_date, own.date)
+    return (
+        same_date(case.reading.date or "none", own.date)
+        or case.agrees(entry)
+        or (released is not None and released <= NEAR_DAYS)
+    )
+
+
 def named_entries(case: Case, reading: Reading) -> list[Entry]:
     """Models that are called what the id says, and whose own date is not another than the id's."""
     entries = []
@@ -93,7 +131,9 @@ def named_entries(case: Case, reading: Reading) -> list[Entry]:
         own = read(spelled(entry.model)).date
         if reading.date is not None and own is not None and not same_date(reading.date, own):
             case.reject(entry.model, 0.5, f"of {own}, not of {reading.date}")
-        elif case.named(entry) or not case.against(entry.model).other_release:
+        elif (
+            _is_of_that_date(case, entry) or case.named(entry) or not case.against(entry.model).other_release
+        ):
             entries.append(entry)
     return _plain(entries)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ BETWEEN_WORDS = re.compile(r"[^a-z0-9.]+")
 BLANKS = re.compile(r"\s+")
 POINT = re.compile(r"(?<=\d)p(?=\d)")
 """`v3p1` is v3.1."""
-SLUG_FRACTION = re.compile(r"(?<=\d)d(?=\d)")
 INFERENCE_REVISION = re.compile(r"-v\d+:\d$")
 BEDROCK_REVISION = re.compile(r"(?:-v?\d+)?:\d$")
 DOTTED_REVISION = re.compile(r"-v1$")
@@ -36,6 +35,7 @@ SERIES = re.compile(r"[a-z]\d")
 BUDGET = re.compile(r":\d{3,}$")
 MONTH = r"(?:0[1-9]|1[0-2])"
 DAY = r"(?:0[1-9]|[12]\d|3[01])"
+TWO_DIGITS = re.compile(r"\d\d")
 FULL_DATE = re.compile(rf"(?<!\d)(20\d\d)[-._]?({MONTH})[-._]?({DAY})(?!\d)")
 MONTH_OF_YEAR = re.compile(rf"(?<!\d)({MONTH})-(20\d\d)(?!\d)")
 SHORT_DATE = re.compile(rf"(?<![\da-z.])(2[3-7])({MONTH})({DAY})?(?![\da-z])")
@@ -109,7 +109,15 @@ def key_of(atoms: tuple[str, ...]) -> Key:
 
 def rekeyed(reading: Reading, atoms: tuple[str, ...]) -> Reading:
     """The reading as if only `atoms` had been written."""
-    return replace(reading, atoms=atoms, key=key_of(atoms))
+    return Reading(
+        key_of(atoms),
+        atoms,
+        reading.slug,
+        reading.vendor,
+        reading.attributes,
+        reading.date,
+        reading.is_latest,
+    )
 
 
 @lru_cache(maxsize=32_768)
@@ -147,14 +155,11 @@ def read(text: str, *, is_name: bool = False) -> Reading:
     while (found := QUANTIZATION.search(rest)) is not None:
         quantization = quantization or found.group()
         rest = (rest[: found.start()] + "-" + rest[found.end() :]).strip("-_.: ")
-    rest = rest.replace("@", "-")
-    whole = rest
+    rest = POINT.sub(".", rest.replace("@", "-")).replace("high-throughput", "tput")
+    written, _ = _without_vendor([token for token in SEPARATOR.split(rest) if token])
     rest, date = _dated(rest)
-    rest = FRACTION.sub(r"\1d\2", POINT.sub(".", rest))
-    rest = rest.replace("non-reasoning", "nonreasoning").replace("high-throughput", "tput")
+    rest = FRACTION.sub(r"\1d\2", rest).replace("non-reasoning", "nonreasoning")
     tokens = [token for token in SEPARATOR.split(rest) if token]
-    written = [token for token in SEPARATOR.split(whole) if token] if date else tokens
-    written, _ = _without_vendor(written)
     tokens, stripped = _without_vendor(tokens)
     if stripped is not None:
         spelling = spelling or stripped
@@ -170,13 +175,14 @@ def read(text: str, *, is_name: bool = False) -> Reading:
             kept.append(part)
     atoms = tuple(_atoms(kept))
     slug = "-".join(token for token in written if token not in ALWAYS_SERVING or len(written) == 1)
-    slug = SLUG_FRACTION.sub("-", slug)
     attributes = Attributes(quantization, tuple(variants), region, spelling, date, is_latest)
     return Reading(key_of(atoms), atoms, slug, vendor, attributes, date, is_latest)
 
 
 def _dated(rest: str) -> tuple[str, str | None]:
     """Cut the date out."""
+    if TWO_DIGITS.search(rest) is None:
+        return rest, None
     for pattern in (FULL_DATE, MONTH_OF_YEAR, SHORT_DATE, DAY_OF_MONTH, DASHED_DAY):
         found = pattern.search(rest)
         if found is None or found.start() == 0:

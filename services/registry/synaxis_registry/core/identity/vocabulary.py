@@ -91,3 +91,6 @@ PLANS = frozenset(
 
 SYNONYMS = {"it": "instruct", "think": "thinking", "nothink": "nothinking", "chat-completion": "chat"}
 """Different words for the same part of a model."""
+
+SIZE_CLASSES = frozenset({"nano", "tiny", "mini", "small", "medium", "large"})
+"""Words that already say a model's size: beside one, a number of parameters is no other sister's."""
