@@ -13,9 +13,9 @@ from synaxis_registry.core.identity.values import KnownModel, Offering, Rule, Ru
 
 BRACKETED = re.compile(r"\(([^()]*[a-z][^()]*\d[^()]*)\)", re.IGNORECASE)
 
-SNAPSHOT_DAYS = 45
-"""A snapshot's date and its announcement are weeks apart at most: `kimi-k2-0711` came out on 11 July,
-`ministral-14b-2512` on 2 December."""
+SNAPSHOT_DAYS = 25
+"""A snapshot's date and its announcement are less than a month apart: `kimi-k2-0711` came out on 11 July,
+`ministral-14b-2512` on 2 December; `gemini-2.5-pro-preview-05-06` and `-06-05` are two."""
 
 
 @dataclass(frozen=True, slots=True)
