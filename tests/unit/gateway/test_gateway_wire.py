@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaxis_common.contracts.catalog import Prices, PriceTier
 from synaxis_common.contracts.usage import TokenUsage
-from synaxis_gateway.dispatch.cost import cost_usd
 from synaxis_gateway.wire import openai_answer, openai_request, usage
 from synaxis_gateway.wire.json_object import JsonObject, NotAnObject
 from synaxis_gateway.wire.openai_stream import Meaning, StreamReader
@@ -289,34 +286,3 @@ def test_whatever_a_provider_calls_usage_its_parts_fit_into_the_whole(said: Any)
         counted = reading.usage
         assert 0 <= counted.cache_read + counted.cache_write + counted.input_audio <= counted.input <= 10_000
         assert 0 <= counted.reasoning + counted.output_audio <= counted.output
-
-
-def test_a_cost_is_exact_by_kind_of_token_and_tier() -> None:
-    prices = Prices(
-        input=Decimal("3"),
-        output=Decimal("15"),
-        cache_read=Decimal("0.3"),
-        per_request=Decimal("0.01"),
-        tiers=(PriceTier(over_tokens=100, input=Decimal("6"), output=Decimal("22.5")),),
-    )
-    small = TokenUsage(input=100, output=10, cache_read=40)
-    assert cost_usd(small, prices) == (60 * 3 + 40 * Decimal("0.3") + 150) / Decimal(10**6) + Decimal("0.01")
-    large = TokenUsage(input=101, output=10)
-    assert cost_usd(large, prices) == (101 * 6 + 225) / Decimal(10**6) + Decimal("0.01")
-
-
-def test_what_a_tier_does_not_name_stays_as_in_the_base_prices() -> None:
-    prices = Prices(
-        input=Decimal("3"),
-        output=Decimal("15"),
-        cache_read=Decimal("0.3"),
-        tiers=(PriceTier(over_tokens=100, input=Decimal("6")),),
-    )
-    used = TokenUsage(input=200, output=10, cache_read=50)
-    assert cost_usd(used, prices) == (150 * 6 + 50 * Decimal("0.3") + 150) / Decimal(10**6)
-
-
-def test_a_price_that_is_unknown_is_not_zero() -> None:
-    assert cost_usd(TokenUsage(input=1), Prices()) is None
-    assert cost_usd(TokenUsage(input=1), Prices(input=Decimal(0))) == 0
-    assert cost_usd(TokenUsage(input=1, output=1), Prices(input=Decimal(1))) is None

@@ -13,10 +13,10 @@ from synaxis_common.clock import Clock
 from synaxis_common.contracts.routing import RoutePlan, RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.money import plain
+from synaxis_common.pricing import cost
 from synaxis_gateway import metrics
 from synaxis_gateway.dispatch.attempt import Begun, Whole
 from synaxis_gateway.dispatch.call import Call
-from synaxis_gateway.dispatch.cost import cost_usd
 from synaxis_gateway.dispatch.failover import Exhausted, Failover, Refused
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.stream import StreamCut, error_event
@@ -245,7 +245,7 @@ def _headers(call: Call) -> dict[str, str]:
         **errors.rate_limit_headers(call.plan.rate_limits),
     }
     if last.reading is not None and last.outcome is AttemptOutcome.OK:
-        cost = cost_usd(last.reading.usage, last.candidate.prices)
-        if cost is not None:
-            headers["x-synaxis-cost-usd"] = plain(cost)
+        amount = cost(last.candidate.prices, last.reading.usage)
+        if amount is not None:
+            headers["x-synaxis-cost-usd"] = plain(amount)
     return headers

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from synaxis_common.contracts.catalog import Capabilities
 from synaxis_common.contracts.routing import Exclusion, ExclusionReason, Needs, Operation, Preferences
+from synaxis_common.pricing import rates_for
 from synaxis_registry.core.catalog import Catalog, Endpoint, Provider
-from synaxis_registry.core.pricing import rates_for
 from synaxis_registry.core.records import Kind, UnavailableReason
 
 _KINDS: Final[Mapping[Operation, Kind]] = {

@@ -21,11 +21,11 @@ from synaxis_common.contracts.routing import (
     RouteRefusal,
     RouteRequest,
 )
+from synaxis_common.pricing import booked_tokens, worst_case_cost
 from synaxis_registry.core import limits
 from synaxis_registry.core.catalog import Catalog, Endpoint, Limit
 from synaxis_registry.core.filter import Excluded, filter_endpoints
 from synaxis_registry.core.lookup import Ambiguous, Found, Missing, lookup
-from synaxis_registry.core.pricing import booked_tokens, worst_case_cost
 from synaxis_registry.core.rank import Ranked, rank
 from synaxis_registry.core.timeouts import timeouts
 

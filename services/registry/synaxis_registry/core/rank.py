@@ -9,9 +9,9 @@ from math import inf
 from typing import Final, NamedTuple
 
 from synaxis_common.contracts.routing import Needs, Preferences
+from synaxis_common.pricing import cost_of_parts, expected_usage, parts_of
 from synaxis_registry.core.catalog import Endpoint, EndpointHealth, EndpointKey, Provider
 from synaxis_registry.core.filter import Eligible
-from synaxis_registry.core.pricing import cost_of_parts, expected_usage, parts_of
 
 EQUALLY_DEAR: Final = Decimal("1.01")
 """Whoever costs at most this many times the cheapest of a group is as good as the cheapest (DESIGN)."""

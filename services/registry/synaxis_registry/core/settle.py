@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from synaxis_common.contracts.usage import AttemptOutcome, CallReport, TokenUsage
-from synaxis_registry.core.pricing import cost, total
+from synaxis_common.pricing import cost, total
 
 
 @dataclass(frozen=True, slots=True)

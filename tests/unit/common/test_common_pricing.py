@@ -13,7 +13,7 @@ from tests.unit.registry.core_world import prices, usd
 from synaxis_common.contracts.catalog import Prices, PriceTier
 from synaxis_common.contracts.routing import Needs
 from synaxis_common.contracts.usage import TokenUsage
-from synaxis_registry.core.pricing import (
+from synaxis_common.pricing import (
     EXPECTED_OUTPUT_TOKENS,
     booked_tokens,
     cost,
@@ -144,3 +144,11 @@ def test_the_worst_case_is_bounded_by_the_context_window() -> None:
 
 def test_without_a_price_there_is_no_worst_case() -> None:
     assert worst_case_cost(prices("1"), Needs(), context_window=None, max_output=10) is None
+
+
+def test_what_a_tier_does_not_name_stays_as_in_the_base_prices() -> None:
+    tiered = Prices(
+        input=usd(3), output=usd(15), cache_read=usd("0.3"), tiers=(PriceTier(over_tokens=100, input=usd(6)),)
+    )
+    used = TokenUsage(input=200, output=10, cache_read=50)
+    assert cost(tiered, used) == (150 * 6 + 50 * usd("0.3") + 150) / Decimal(10**6)
