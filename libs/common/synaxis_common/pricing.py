@@ -1,4 +1,15 @@
-"""What a request costs: exact, in USD, from prices per million tokens."""
+"""What a request costs: exact, in USD, from prices per million tokens.
+
+**Tiers.** A tier counts for the whole request: once its input is longer than a tier's threshold, every token
+of it, input and output, costs that tier's rates, not only those beyond the threshold. Providers bill so
+(Anthropic, Google, OpenAI, xAI: "prompts longer than …"), and the package `genai-prices` computes so. What a
+tier does not name stays as in the base prices. The threshold itself still belongs to the lower tier, as in
+"over 200,000 tokens".
+
+**Bounds.** `worst_case_cost` is what is reserved of a budget, so no bill may pass it: each of its bounds is a
+constant here, with its source. It relies on what others do in two points: a provider refuses an input beyond
+the context window that is listed for it, and obeys `max_tokens` or its own listed limit.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +26,24 @@ EXPECTED_OUTPUT_TOKENS: Final = 500
 it only makes the expectation smaller. Source: our choice, the length of a one-page answer."""
 
 INPUT_BOUND_FACTOR: Final = 4
-"""A gateway estimates a token for 4 bytes of text, and byte-level encodings never make more than one token of
-a byte: this many times the estimate is an upper bound of the true number."""
+"""A gateway estimates a token for 4 bytes of text, rounded up, and byte-level encodings never make more than
+one token of a byte: this many times the estimate is an upper bound of the true number."""
+
+PROMPT_OVERHEAD_TOKENS: Final = 256
+"""At most what a provider puts around a prompt besides the separators of its messages: start tokens and a
+default system prompt (gpt-oss' template writes about 70 tokens, Llama's and Qwen's 20 to 30)."""
+
+TOOLS_OVERHEAD_TOKENS: Final = 1_024
+"""At most what a provider adds because there are tools, besides their own text. Anthropic lists up to 530
+tokens, by model; twice that, for those that it does not list."""
+
+IMAGE_BOUND_TOKENS: Final = 65_536
+"""At most what an image counts for. OpenAI's gpt-4o-mini is the most lavish: 2,833 and 5,667 for each of at
+most 8 tiles, 48,169 together; others stay below 17,000 (Qwen-VL: 16,384; Claude: 4,784; Gemini: 2,240)."""
+
+FILE_BOUND_TOKENS: Final = 1_094_400
+"""At most what a file or a recording counts for where no context window bounds it: only the provider finds
+out what it holds. 9.5 hours of audio, the longest that Gemini takes, at 32 tokens a second."""
 
 OUTPUT_BOUND_TOKENS: Final = 131_072
 """The longest answer reserved for where neither the request nor the endpoint bounds it."""
@@ -31,7 +58,7 @@ _ZERO: Final = Decimal(0)
 def rates_for(prices: Prices, input_tokens: int) -> Rates:
     """The rates in force for a request with `input_tokens` of context: the highest tier that it exceeds.
 
-    What a tier does not name stays as in the base prices.
+    They count for the whole request, see above. What a tier does not name stays as in the base prices.
     """
     found: Rates = prices
     for tier in prices.tiers:
@@ -104,13 +131,15 @@ def total(costs: Iterable[Decimal]) -> Decimal:
     return found
 
 
+def _answers(needs: Needs) -> int:
+    """How many answers the request asks for: some to each prompt."""
+    return 0 if needs.operation == "embeddings" else needs.n * needs.prompts
+
+
 def expected_output_tokens(needs: Needs) -> int:
-    """How long the answer is taken to be."""
-    if needs.operation == "embeddings":
-        return 0
-    if needs.max_output_tokens is None:
-        return EXPECTED_OUTPUT_TOKENS
-    return min(needs.max_output_tokens, EXPECTED_OUTPUT_TOKENS)
+    """How long the answers are taken to be, together."""
+    longest = EXPECTED_OUTPUT_TOKENS if needs.max_output_tokens is None else needs.max_output_tokens
+    return min(longest, EXPECTED_OUTPUT_TOKENS) * _answers(needs)
 
 
 def expected_usage(needs: Needs, *, cached_tokens: int = 0) -> TokenUsage:
@@ -128,16 +157,48 @@ def expected_cost(prices: Prices, needs: Needs, *, cached_tokens: int = 0) -> De
 
 
 def booked_tokens(needs: Needs) -> int:
-    """What a request counts for against a limit on tokens a minute, before its true number is known."""
-    return needs.input_tokens + (
-        expected_output_tokens(needs) if needs.max_output_tokens is None else needs.max_output_tokens
+    """What a request counts for against a limit on tokens a minute, before its true number is known.
+
+    The estimate of its input, and for each answer what the request itself allows it, else the expectation.
+    """
+    if needs.max_output_tokens is None:
+        return needs.input_tokens + expected_output_tokens(needs)
+    return needs.input_tokens + needs.max_output_tokens * _answers(needs)
+
+
+def input_bound(needs: Needs, context_window: int | None) -> int:
+    """The most input tokens that a provider may bill for the request.
+
+    Every byte of text a token, every image and file at its bound, and what a provider puts around them. Each
+    prompt has the context window to itself, and a provider takes none that does not fit.
+    """
+    files = max(needs.audio_parts, needs.audio) + max(needs.files, needs.pdf)
+    found = (
+        needs.input_tokens * INPUT_BOUND_FACTOR
+        + PROMPT_OVERHEAD_TOKENS * needs.prompts
+        + TOOLS_OVERHEAD_TOKENS * needs.tools
+        + IMAGE_BOUND_TOKENS * max(needs.images, needs.vision)
+        + FILE_BOUND_TOKENS * files
     )
+    if context_window is None:
+        return found
+    return max(needs.input_tokens, min(found, context_window * needs.prompts))
 
 
-def _dearest(rates: Iterable[Rates], names: tuple[str, ...]) -> Decimal | None:
+def output_bound(needs: Needs, context_window: int | None, max_output: int | None) -> int:
+    """The most output tokens that a provider may bill for the request, reasoning and speech included."""
+    bounds = [bound for bound in (needs.max_output_tokens, max_output, context_window) if bound is not None]
+    return min(bounds, default=OUTPUT_BOUND_TOKENS) * _answers(needs)
+
+
+_INPUT_KINDS: Final = ("input", "cache_read", "cache_write")
+_OUTPUT_KINDS: Final = ("output", "reasoning", "output_audio")
+
+
+def _dearest(rates: Iterable[Rates], names: tuple[str, ...]) -> Decimal:
     return max(
         (rate for group in rates for name in names if (rate := getattr(group, name)) is not None),
-        default=None,
+        default=_ZERO,
     )
 
 
@@ -146,24 +207,18 @@ def worst_case_cost(
 ) -> Decimal | None:
     """The most that one attempt may cost in USD: what is reserved of a budget. None: no telling.
 
-    Every input token at the dearest input price of any tier within reach, every output token at the dearest
-    output price; the input as large as the estimate allows for, the answer as long as it may become.
+    Every input token that may be billed (`input_bound`) at the dearest input price of any tier within reach,
+    be it read from a cache, written to one or neither; every output token (`output_bound`) at the dearest
+    output price; the fee of a request. A recording's price counts where there may be one: in a file too.
     """
-    input_tokens = needs.input_tokens * INPUT_BOUND_FACTOR
-    if context_window is not None:
-        input_tokens = max(needs.input_tokens, min(input_tokens, context_window))
-    bounds = [bound for bound in (needs.max_output_tokens, max_output, context_window) if bound is not None]
-    output_tokens = min(bounds, default=OUTPUT_BOUND_TOKENS)
-    if needs.operation == "embeddings":
-        output_tokens = 0
+    input_tokens = input_bound(needs, context_window)
+    output_tokens = output_bound(needs, context_window, max_output)
+    if prices.input is None or (output_tokens and prices.output is None):
+        return None
     reachable = (prices, *(tier for tier in prices.tiers if input_tokens > tier.over_tokens))
-    audio = needs.audio
-    input_rate = _dearest(reachable, ("input", "cache_write") + (("input_audio",) if audio else ()))
-    output_rate = _dearest(reachable, ("output", "reasoning") + (("output_audio",) if audio else ()))
-    found = prices.per_request or _ZERO
-    for rate, tokens in ((input_rate, input_tokens), (output_rate, output_tokens)):
-        if tokens and rate is None:
-            return None
-        if tokens and rate is not None:
-            found = _EXACT.add(found, _EXACT.scaleb(_EXACT.multiply(rate, Decimal(tokens)), _PER_MTOK))
-    return found
+    may_be_heard = needs.audio or needs.pdf or needs.audio_parts or needs.files
+    input_kinds = (*_INPUT_KINDS, "input_audio") if may_be_heard else _INPUT_KINDS
+    per_mtok = _EXACT.multiply(_dearest(reachable, input_kinds), Decimal(input_tokens))
+    per_mtok = _EXACT.fma(_dearest(reachable, _OUTPUT_KINDS), Decimal(output_tokens), per_mtok)
+    amount = _EXACT.scaleb(per_mtok, _PER_MTOK)
+    return amount if prices.per_request is None else _EXACT.add(amount, prices.per_request)

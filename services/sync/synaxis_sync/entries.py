@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -25,11 +25,18 @@ API: Final = "api.json"
 MODELS: Final = "models.json"
 """The two documents."""
 
+REQUESTS_PER_PRICE: Final = 1_000
+"""`cost.request` is for so many. models.dev lists it for Perplexity's sonar-deep-research alone, as 5.0: what
+Perplexity asks for 1,000 search queries, and what the package `genai-prices` lists by the thousand too (there
+`web_searches_kcount` 5, and `requests_kcount` 12 to 14 for its sisters). Nobody asks 5 USD a request. One
+search is counted for each request, since the ledger knows of no searches; that model may make more."""
 LONG_CONTEXT_TOKENS: Final = 200_000
 """Above this `context_over_200k` applies."""
 MAX_EXPONENT: Final = 30
 """A price with more decimals than this is a mistake, and could be written out to gigabytes."""
 
+_EXACT: Final = Context(prec=120)
+"""Digits enough for any price within MAX_USD and MAX_EXPONENT, and three more."""
 _NAN: Final = Decimal("NaN")
 _STATUSES: Final = ("alpha", "beta", "deprecated")
 
@@ -303,7 +310,14 @@ def _rates(raw: _RawRates) -> dict[str, Decimal | None]:
 
 
 def _prices(cost: _RawCost | None) -> Prices:
-    """Prices with their tiers. `context_over_200k` is the older way to say one of them."""
+    """All that `cost` says, with every digit: the rates by kind of token, their tiers, the fee of a request.
+
+    `context_over_200k` is the older way to say a tier. Not carried, since usage has no count for it:
+    `image` (two of Poe's; image tokens are told by few and count as output), `citation` (Perplexity's
+    sonar-deep-research; its usage tells of citations, but not as a part of input or output). Prices outside
+    of `cost` (`experimental.modes`: what a faster mode costs) are for requests that ask for the mode in ways
+    of each provider's own, and are not carried either.
+    """
     if cost is None:
         return Prices()
     tiers: dict[int, dict[str, Decimal | None]] = {}
@@ -316,6 +330,6 @@ def _prices(cost: _RawCost | None) -> Prices:
             tiers.setdefault(LONG_CONTEXT_TOKENS, over)
     return Prices(
         **_rates(cost),
-        per_request=cost.request,
+        per_request=None if cost.request is None else _EXACT.divide(cost.request, REQUESTS_PER_PRICE),
         tiers=tuple(PriceTier(over_tokens=size, **tiers[size]) for size in sorted(tiers)),
     )

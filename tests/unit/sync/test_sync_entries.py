@@ -64,7 +64,7 @@ def test_every_kind_of_price_is_kept() -> None:
         "reasoning": 3,
         "input_audio": 4,
         "output_audio": 5.5,
-        "request": 0.005,
+        "request": 12.5,
     }
     prices = only_model(cost=cost).prices
     assert prices == Prices(
@@ -75,7 +75,7 @@ def test_every_kind_of_price_is_kept() -> None:
         reasoning=Decimal(3),
         input_audio=Decimal(4),
         output_audio=Decimal("5.5"),
-        per_request=Decimal("0.005"),
+        per_request=Decimal("0.0125"),  # models.dev says it by the thousand
     )
 
 
@@ -206,6 +206,47 @@ def test_model_metadata_is_read_entry_by_entry() -> None:
     assert [found.source_id for found in read.models] == ["acme/good"]
     assert read.models[0].facts.knowledge_cutoff == "2026-01"
     assert {skipped.where for skipped in read.skipped} == {"acme/bad", "  "}
+
+
+CARRIED = {
+    "input",
+    "output",
+    "cache_read",
+    "cached_input",
+    "cache_input",
+    "cache_write",
+    "cached_write",
+    "reasoning",
+    "input_audio",
+    "output_audio",
+    "request",
+    "tiers",
+    "context_over_200k",
+}
+NOT_CARRIED = {"image", "citation"}
+"""Said in the docstring of `entries._prices`, with the reasons."""
+
+
+def real_documents() -> list[bytes]:
+    shared = SHARED / "api.json"
+    return [snapshot(64 * 1024 * 1024), *([shared.read_bytes()] if shared.exists() else [])]
+
+
+def test_every_price_that_models_dev_knows_is_carried_or_known_not_to_be() -> None:
+    for body in real_documents():
+        costs = [
+            found["cost"]
+            for entry in json.loads(body).values()
+            for found in entry["models"].values()
+            if "cost" in found
+        ]
+        named = {name for cost in costs for name in cost}
+        assert {"input", "output", "cache_read", "tiers"} <= named
+        assert named <= CARRIED | NOT_CARRIED
+        of_tiers = {name for cost in costs for tier in cost.get("tiers", ()) for name in tier} | {
+            name for cost in costs for name in cost.get("context_over_200k", ())
+        }
+        assert of_tiers <= (CARRIED - {"request", "tiers", "context_over_200k"}) | {"tier"}
 
 
 PRICE_NAMES = {"cached_input": "cache_read", "cache_input": "cache_read", "cached_write": "cache_write"}

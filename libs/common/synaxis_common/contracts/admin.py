@@ -17,6 +17,12 @@ from synaxis_common.money import Usd
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 """An id that an operator chooses."""
 
+Rpm = Annotated[int, Field(ge=0, lt=2**31)]
+Tpm = Annotated[int, Field(ge=0, lt=2**53)]
+Concurrency = Annotated[int, Field(ge=0, lt=2**31)]
+Budget = Annotated[Usd, Field(decimal_places=12)]
+"""Twelve decimals: a token at 0.000001 USD a million costs 1e-12 USD."""
+
 PROOF_HEADER = "Synaxis-Admin-Proof"
 PROOF_LIFETIME_S = 30
 """How old a proof may be: long enough for a slow bus and clocks a little apart, short against replay."""
@@ -109,12 +115,24 @@ class KeyStore(AdminBody):
 
 
 class LimitPut(AdminBody):
-    """What a tenant may use of a model, or of all (`*`). None: no such limit."""
+    """What a tenant may use of a model, or of all (`*`). None: no such limit; 0: nothing at all."""
 
-    allowed_rpm: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    allowed_tpm: Annotated[int, Field(ge=0, lt=2**53)] | None = None
-    monthly_budget_usd: Usd | None = None
+    allowed_rpm: Rpm | None = None
+    allowed_tpm: Tpm | None = None
+    allowed_concurrency: Concurrency | None = None
+    """How many requests may be under way at once."""
+    monthly_budget_usd: Budget | None = None
+    """For a calendar month in UTC."""
     allowed: bool = True
+
+
+class KeyLimitPut(AdminBody):
+    """What one key may use of all models together, within the limits of its tenant; as in `LimitPut`."""
+
+    allowed_rpm: Rpm | None = None
+    allowed_tpm: Tpm | None = None
+    allowed_concurrency: Concurrency | None = None
+    monthly_budget_usd: Budget | None = None
 
 
 class RouteAsk(AdminBody):
@@ -206,10 +224,32 @@ ADMIN_ROUTES: tuple[AdminRoute, ...] = (
     AdminRoute("GET", "/tenants/{tenant}/keys", "key.list", summary="A tenant's keys"),
     AdminRoute("POST", "/tenants/{tenant}/keys", "key.create", KeyCreate, "Make a key, shown this once"),
     AdminRoute("DELETE", "/tenants/{tenant}/keys/{key_id}", "key.delete", summary="Revoke a key"),
+    AdminRoute(
+        "GET",
+        "/tenants/{tenant}/keys/{key_id}/limits",
+        "key-limit.get",
+        summary="A key's limits and live use",
+    ),
+    AdminRoute(
+        "PUT", "/tenants/{tenant}/keys/{key_id}/limits", "key-limit.put", KeyLimitPut, "Set a key's limits"
+    ),
+    AdminRoute(
+        "DELETE",
+        "/tenants/{tenant}/keys/{key_id}/limits",
+        "key-limit.delete",
+        summary="Remove a key's limits",
+    ),
     AdminRoute("GET", "/tenants/{tenant}/limits", "limit.list", summary="A tenant's limits and live use"),
     AdminRoute("PUT", "/tenants/{tenant}/limits/{model:.+}", "limit.put", LimitPut, "Set a limit"),
     AdminRoute("DELETE", "/tenants/{tenant}/limits/{model:.+}", "limit.delete", summary="Remove a limit"),
     AdminRoute("GET", "/usage", "usage.query", summary="Exact sums of the ledger"),
+    AdminRoute(
+        "GET", "/dead-letters", "dead-letter.list", summary="Messages that were set aside, newest first"
+    ),
+    AdminRoute(
+        "POST", "/dead-letters/{id}/replay", "dead-letter.replay", summary="Send one to its subject again"
+    ),
+    AdminRoute("DELETE", "/dead-letters/{id}", "dead-letter.delete", summary="Throw one away"),
     AdminRoute("GET", "/jobs", "job.list", summary="The jobs and their last runs"),
     AdminRoute("POST", "/jobs/{job}/run", "job.run", summary="Run a job now"),
     AdminRoute("GET", "/jobs/{job}/runs", "job.runs", summary="A job's runs, newest first"),

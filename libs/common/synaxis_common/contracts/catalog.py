@@ -38,6 +38,7 @@ class Prices(Rates):
     """The prices of a provider model. Tiers are in ascending order of `over_tokens`."""
 
     per_request: Usd | None = None
+    """USD for each request, whatever its tokens."""
     tiers: tuple[PriceTier, ...] = ()
 
 

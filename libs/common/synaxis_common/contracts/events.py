@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from synaxis_common.contracts.base import Identifier, Message, Moment, Text
 from synaxis_common.contracts.catalog import Prices
@@ -51,11 +51,21 @@ class ModelChange(Message):
     cause: Cause
 
 
+class ProviderState(Message):
+    """A provider before or after a change."""
+
+    is_on: bool
+    reason: Text | None = None
+    """Why it is off."""
+
+
 class ProviderChange(Message):
     """The data of every `provider.*` event."""
 
     provider_id: Identifier
     reason: Text
+    before: ProviderState | None = None
+    after: ProviderState | None = None
     cause: Cause
 
 
@@ -64,6 +74,9 @@ class BudgetChange(Message):
 
     tenant_id: Identifier
     global_model_id: Identifier
+    """`*` for the budget of all models, and for that of a key."""
+    key_id: Identifier | None = None
+    """The key whose own budget it is; None: a tenant's."""
     spent_usd: Text
     budget_usd: Text
     threshold_percent: int
@@ -85,13 +98,42 @@ class CloudEvent(Message):
 
 
 class Availability(Message):
-    """The present state of a provider model: a value of the bucket `synaxis-availability`."""
+    """The present state of a provider model: a value of the bucket `synaxis-availability`.
+
+    The bucket and the stream `SYNAXIS_EVENTS` together miss nothing and repeat nothing, read in this order:
+
+    1. the key `_cursor` (`AvailabilityCursor`): all events up to its `stream_sequence` are in the values.
+       When it is missing, the bucket is being filled: wait and look again;
+    2. all the values, in any order; they may be newer than the cursor;
+    3. the events of the stream from `stream_sequence + 1` of the cursor on; of those about a provider model
+       skip the ones whose place in the stream is not after the `stream_sequence` of its value.
+
+    Read `_cursor` once more after the values: when its `stream_created` has changed, begin again. A provider
+    model that has no key is not available.
+    """
 
     provider_id: Identifier
     provider_model_id: Identifier
     global_model_id: Identifier
     is_available: bool
     reason: Text | None = None
+    prices: Prices = Prices()
     sequence: Text
-    """Of the event that made it so."""
+    """Of the event that made it so; all zeros when the bucket was filled from the database."""
+    stream_sequence: int = 0
+    """The place in the stream of the last event that this state includes."""
+    at: Moment
+
+
+CURSOR_KEY: Final = "_cursor"
+"""The one key of the bucket `synaxis-availability` that is no provider model; theirs have a dot."""
+
+
+class AvailabilityCursor(Message):
+    """How far the bucket `synaxis-availability` is complete: the value of its key `_cursor`."""
+
+    stream_sequence: int
+    """The effects of all events up to this place in the stream are in the values."""
+    stream_created: Moment
+    """Since when the stream has been there. One that was lost and made anew counts from 1 again."""
     at: Moment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from synaxis_common.contracts.base import Identifier, Message, Text
 from synaxis_common.contracts.catalog import Prices, Tokens
+from synaxis_common.contracts.leases import Count, LeaseAsk, Permit
 from synaxis_common.money import Usd
 
 Operation = Literal["chat", "completions", "embeddings", "responses", "messages"]
@@ -28,8 +28,17 @@ class Needs(Message):
     structured_output: bool = False
     stream: bool = False
     input_tokens: Tokens = 0
-    """Estimated."""
+    """Estimated, and never less than a quarter of the bytes of its text."""
     max_output_tokens: Tokens | None = None
+    """Of one answer."""
+    n: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    """Answers to each prompt that are made and billed: the choices, or `best_of` if that is more."""
+    prompts: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    """Texts that are answered each by itself, in a context window of its own: a list of them to complete or
+    to embed."""
+    images: Count = 0
+    audio_parts: Count = 0
+    files: Count = 0
     parameters: frozenset[str] = frozenset()
     """Names of the optional request fields that were set, for `require_parameters`."""
 
@@ -68,6 +77,8 @@ class RouteRequest(Message):
     """How long the asker waits; the registry drops a question that has grown older."""
     sent_at: float = 0.0
     """Unix time at which it was sent."""
+    lease: LeaseAsk | None = None
+    """What to book if the tenant has limits. None: one permit, under the request's own id."""
 
 
 class Timeouts(Message):
@@ -97,15 +108,10 @@ class Candidate(Message):
     expected_cost_usd: Usd | None = None
     """Of this request; None where a price is unknown."""
     timeouts: Timeouts = Timeouts()
-
-
-class Permit(Message):
-    """What was booked for the plan; what is not used goes back through `synaxis.lease.v1.return`."""
-
-    lease_id: UUID
-    permits: int
-    expires_in_s: float
-    reserved_usd: Usd = Decimal(0)
+    begins_within_s: float | None = None
+    """In 95 of 100 requests it has begun to answer by then, or answered without a stream; None: unknown."""
+    is_rate_limited: bool = False
+    """An attempt needs a permit of the limits that all tenants share there: `synaxis.lease.v1.provider`."""
 
 
 class RateLimitView(Message):
@@ -117,6 +123,7 @@ class RateLimitView(Message):
     limit_tokens: int | None = None
     remaining_tokens: int | None = None
     reset_tokens_s: float | None = None
+    """Until the whole limit is free again if nothing else is admitted."""
 
 
 class ExclusionReason(StrEnum):
@@ -162,6 +169,9 @@ class RoutePlan(Message):
     permit: Permit | None = None
     """None for a tenant without limits on this model."""
     rate_limits: RateLimitView = RateLimitView()
+    """After the booking: what is left besides the permit."""
+    expires_in_s: float = 2.0
+    """How long the plan serves other requests that need the same, counted from when it was asked for."""
 
 
 class RefusalCode(StrEnum):
@@ -195,14 +205,6 @@ class RouteReply(Message):
     """The answer to a RouteRequest."""
 
     answer: Annotated[RoutePlan | RouteRefusal, Field(discriminator="kind")]
-
-
-class LeaseReturn(Message):
-    """What was booked for a plan and is not going to be used."""
-
-    lease_id: UUID
-    tenant_id: Identifier
-    unused_permits: Annotated[int, Field(ge=1)]
 
 
 class ModelsRequest(Message):
@@ -252,3 +254,5 @@ class ModelsPage(Message):
     next_after: Identifier | None = None
     refusal: RefusalCode | None = None
     nearest: tuple[Identifier, ...] = ()
+    tenant_id: Identifier | None = None
+    """Whose the key is. None: nobody's."""

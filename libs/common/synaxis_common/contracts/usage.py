@@ -7,6 +7,7 @@ from uuid import UUID
 
 from synaxis_common.contracts.base import Identifier, Message, Moment, Text
 from synaxis_common.contracts.catalog import Prices, Tokens
+from synaxis_common.contracts.leases import LeaseDraw
 from synaxis_common.contracts.routing import Operation
 
 
@@ -84,6 +85,10 @@ class CallReport(Message):
 
     request_id: UUID
     lease_id: UUID | None = None
+    """The lease it was admitted from; None: its tenant has no limits."""
+    draws: tuple[LeaseDraw, ...] = ()
+    """What it took out of leases: the first one admitted it, the others paid for further attempts."""
+    gateway_id: Identifier | None = None
     tenant_id: Identifier
     key_id: Identifier
     global_model_id: Identifier

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from synaxis_gateway.wire.openai_request import Endpoint
+from synaxis_gateway.wire.usage import bytes_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def read(body: bytes, endpoint: Endpoint) -> WholeAnswer | EmbeddedError | NoAns
             message = choice.get("message", choice) if isinstance(choice, dict) else None
             if not isinstance(message, dict):
                 return NoAnswer("a choice without a message")
-            content += sum(_text_bytes(message.get(name)) for name in ("content", "text", "tool_calls"))
+            content += bytes_said(message)
     return WholeAnswer(usage=answer.get("usage"), content_bytes=content)
 
 
@@ -75,9 +76,3 @@ def embedded_error(error: Any) -> EmbeddedError:
         if isinstance(code, int) and 400 <= code <= 599:
             return EmbeddedError(code, text)
     return EmbeddedError(None, text)
-
-
-def _text_bytes(value: Any) -> int:
-    if value is None:
-        return 0
-    return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))

@@ -14,13 +14,19 @@ from synaxis_gateway.wire.json_object import JsonObject, NotAnObject
 Endpoint = Literal["chat", "completions", "embeddings"]
 
 BYTES_PER_TOKEN = 4
-"""The usual rule of thumb for English text; an estimate, not a bound."""
+"""The usual rule of thumb for English text; an estimate. Money is reserved for a token a byte, which is
+`pricing.INPUT_BOUND_FACTOR` times as many: so every byte that a model may read is counted, and rounded up."""
 TOKENS_PER_MESSAGE = 4
 """Role and separators, as OpenAI's cookbook counts them, rounded up."""
 TOKENS_PER_IMAGE = 1_000
 """Between OpenAI's 765 for 1024 × 1024 pixels and Anthropic's 1,600 at most."""
 TOKENS_PER_FILE = 3_000
 """A short PDF or half a minute of audio; what a file really holds only the provider finds out."""
+
+MAX_CHOICES = 128
+"""OpenAI's own bound of `n`."""
+MAX_PROMPTS = 10_000
+"""In one request; OpenAI embeds 2,048 at once."""
 
 MAX_NAME = 300
 MAX_MESSAGES = 10_000
@@ -36,14 +42,33 @@ _NO_PARAMETERS = (
     frozenset({"model", "messages", "prompt", "input", "stream", "stream_options", "user", "metadata"}) | OURS
 )
 _SUBJECT: dict[Endpoint, str] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
-_KIND_OF_PART = {
-    "image_url": "vision",
-    "image": "vision",
-    "input_image": "vision",
-    "input_audio": "audio",
-    "file": "pdf",
-    "input_file": "pdf",
+_NO_INPUT = _NO_PARAMETERS | {
+    "audio",
+    "encoding_format",
+    "logit_bias",
+    "modalities",
+    "prediction",
+    "prompt_cache_key",
+    "reasoning_effort",
+    "safety_identifier",
+    "service_tier",
+    "stop",
+    "verbosity",
 }
+"""Fields that are no part of what a model reads. Of any other one that is not a number, every byte may be."""
+_KIND_OF_PART = {
+    "image_url": "image",
+    "image": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "file": "file",
+    "input_file": "file",
+    "video_url": "video",
+    "input_video": "video",
+    "video": "video",
+}
+_TEXT = ("text", "input_text", "output_text")
 
 
 class BadRequest(Exception):
@@ -97,8 +122,11 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
     tools = _optional(fields, "tools", list, "a list")
     functions = _optional(fields, "functions", list, "a list")
     response_format = _optional(fields, "response_format", dict, "an object") or {}
-    _count(fields, "n")
-    text_tokens = seen.text_bytes + sum(len(document.raw(name)) for name in ("tools", "functions"))
+    text_bytes = seen.text_bytes + sum(
+        len(document.raw(name))
+        for name, value in fields.items()
+        if isinstance(value, str | list | dict) and name not in _NO_INPUT
+    )
     needs = Needs(
         operation=endpoint,
         tools=bool(tools or functions),
@@ -107,11 +135,16 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
         pdf=seen.files > 0,
         structured_output=response_format.get("type") == "json_schema",
         stream=stream,
-        input_tokens=text_tokens // BYTES_PER_TOKEN
+        input_tokens=-(-text_bytes // BYTES_PER_TOKEN)
         + seen.messages * TOKENS_PER_MESSAGE
         + seen.images * TOKENS_PER_IMAGE
-        + (seen.audio + seen.files) * TOKENS_PER_FILE,
-        max_output_tokens=_count(fields, "max_completion_tokens") or _count(fields, "max_tokens"),
+        + (seen.audio + seen.files + seen.videos) * TOKENS_PER_FILE,
+        max_output_tokens=_longest_answer(fields),
+        n=max(_count(fields, "n", MAX_CHOICES) or 1, _count(fields, "best_of", MAX_CHOICES) or 1),
+        prompts=seen.prompts,
+        images=seen.images,
+        audio_parts=seen.audio,
+        files=seen.files + seen.videos,
         parameters=_parameters(fields),
     )
     return OpenAIRequest(
@@ -132,13 +165,20 @@ def _optional(fields: dict[str, Any], name: str, kind: type, said: str) -> Any:
     return value
 
 
-def _count(fields: dict[str, Any], name: str) -> int | None:
+def _count(fields: dict[str, Any], name: str, most: int = MAX_TOKENS - 1) -> int | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < MAX_TOKENS:
-        raise BadRequest(f"'{name}' must be a whole number from 1 on.", name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        bounds = "from 1 on" if most >= MAX_TOKENS - 1 else f"from 1 to {most}"
+        raise BadRequest(f"'{name}' must be a whole number {bounds}.", name)
     return value
+
+
+def _longest_answer(fields: dict[str, Any]) -> int | None:
+    """The bound of an answer. With both names in use it is the larger one: a provider may know only that."""
+    newer, older = _count(fields, "max_completion_tokens"), _count(fields, "max_tokens")
+    return max(newer or 0, older or 0) or None
 
 
 @dataclass(slots=True)
@@ -146,10 +186,13 @@ class _Seen:
     """What the input of a request consists of."""
 
     text_bytes: int = 0
+    prompts: int = 1
     messages: int = 0
     images: int = 0
     audio: int = 0
     files: int = 0
+    videos: int = 0
+    """Priced like files, but whoever reads PDFs need not see films."""
 
 
 def _look(subject: Any, name: str) -> _Seen:
@@ -166,44 +209,74 @@ def _look(subject: Any, name: str) -> _Seen:
     elif isinstance(subject, str):
         seen.text_bytes = len(subject.encode())
     elif isinstance(subject, list) and subject:
-        for entry in subject:
-            # A list of numbers is text that the client has turned into tokens already.
-            if isinstance(entry, str):
-                seen.text_bytes += len(entry.encode())
-            else:
-                seen.text_bytes += BYTES_PER_TOKEN * (len(entry) if isinstance(entry, list) else 1)
+        _look_at_prompts(subject, name, seen)
     else:
         raise BadRequest(f"'{name}' must be a string or a list that is not empty.", name)
     return seen
 
 
+def _look_at_prompts(prompts: list[Any], name: str, seen: _Seen) -> None:
+    # A list of numbers is one text that the client has turned into tokens already.
+    if all(isinstance(entry, int | float) for entry in prompts):
+        seen.text_bytes += BYTES_PER_TOKEN * len(prompts)
+        return
+    if len(prompts) > MAX_PROMPTS:
+        raise BadRequest(f"'{name}' must not hold more than {MAX_PROMPTS} texts.", name)
+    seen.prompts = len(prompts)
+    for entry in prompts:
+        if isinstance(entry, str):
+            seen.text_bytes += len(entry.encode())
+        elif isinstance(entry, list):
+            seen.text_bytes += BYTES_PER_TOKEN * len(entry)
+        elif isinstance(entry, dict):
+            _look_at_part(entry, seen)
+        else:
+            seen.text_bytes += BYTES_PER_TOKEN
+
+
 def _look_at_message(message: dict[str, Any], position: int, seen: _Seen) -> None:
     seen.messages += 1
+    where = f"messages[{position}].content"
     content = message.get("content")
-    if isinstance(content, str):
-        seen.text_bytes += len(content.encode())
-    elif isinstance(content, list):
+    if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict):
-                where = f"messages[{position}].content"
                 raise BadRequest(f"The parts of '{where}' must be objects.", where)
-            match _KIND_OF_PART.get(part.get("type")):  # type: ignore[arg-type]  # None finds nothing
-                case "vision":
-                    seen.images += 1
-                case "audio":
-                    seen.audio += 1
-                case "pdf":
-                    seen.files += 1
-                case _ if isinstance(part.get("text"), str):
-                    seen.text_bytes += len(part["text"].encode())
+            _look_at_part(part, seen)
+    elif isinstance(content, str):
+        seen.text_bytes += len(content.encode())
     elif content is not None:
-        where = f"messages[{position}].content"
         raise BadRequest(f"'{where}' must be a string, a list or null.", where)
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(arguments, str):
-            seen.text_bytes += len(arguments.encode())
+    for name, value in message.items():
+        if name == "audio" and isinstance(value, dict):
+            seen.audio += 1  # an answer spoken earlier, of which only the id comes back
+        elif name == "images" and isinstance(value, list):
+            seen.images += len(value)
+        elif value and name not in ("role", "content"):
+            seen.text_bytes += _size(value)
+
+
+def _look_at_part(part: dict[str, Any], seen: _Seen) -> None:
+    kind = part.get("type")
+    if kind is None:  # as embedders have it: {"image": …}
+        kind = next((name for name in part if name in _KIND_OF_PART), "text")
+    match _KIND_OF_PART.get(kind) if isinstance(kind, str) else None:
+        case "image":
+            seen.images += 1
+        case "audio":
+            seen.audio += 1
+        case "file":
+            seen.files += 1
+        case "video":
+            seen.videos += 1
+        case _ if kind in _TEXT and isinstance(part.get("text"), str):
+            seen.text_bytes += len(part["text"].encode())
+        case _:
+            seen.text_bytes += _size(part)
+
+
+def _size(value: Any) -> int:
+    return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))
 
 
 def _parameters(fields: dict[str, Any]) -> frozenset[str]:

@@ -10,6 +10,7 @@ import msgspec
 
 from synaxis_gateway.wire.openai_answer import EmbeddedError, embedded_error
 from synaxis_gateway.wire.sse import Event
+from synaxis_gateway.wire.usage import bytes_said
 
 DONE = b"data: [DONE]\n\n"
 
@@ -114,9 +115,6 @@ class StreamReader:
         elif index not in self._finished:
             self._unfinished.add(index)
         delta = choice.delta if isinstance(choice.delta, dict) else {}
-        values = [delta.get(name) for name in _CONTENT_FIELDS] + [choice.text]
-        return sum(_size(value) for value in values if value)
-
-
-def _size(value: Any) -> int:
-    return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))
+        has_content = bool(choice.text) or any(delta.get(name) for name in _CONTENT_FIELDS)
+        said = bytes_said(delta) + bytes_said({"text": choice.text})
+        return max(said, int(has_content))
