@@ -7,15 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 import openai
 import pytest
-from tests.support.gateway import QUICK, Rig, candidate, plan, post, running_gateway
+from tests.support.gateway import QUICK, Rig, candidate, granted, plan, post, running_gateway
 from tests.support.upstream import Behaviour, FakeProvider
 
-from synaxis_common.contracts.routing import Permit, RateLimitView
+from synaxis_common.contracts.routing import RateLimitView
 from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome, TokenUsage
 
 HELLO = "Hello from the provider"
@@ -241,8 +240,10 @@ async def test_an_answer_without_end_is_cut(nats_url: str, cheap: FakeProvider, 
 
 
 async def test_many_clients_at_once_do_not_notice_that_the_cheapest_is_gone(
-    rig: Rig, cheap: FakeProvider
+    rig: Rig, cheap: FakeProvider, dear: FakeProvider
 ) -> None:
+    patient = QUICK.model_copy(update={"first_token_s": 4.0})
+    rig.serve(candidate(cheap, timeouts=patient), candidate(dear, timeouts=patient))
     await cheap.stop()
     answers = await asyncio.gather(*(post(rig, ASK) for _ in range(60)))
     assert [status for status, _, _ in answers] == [200] * 60
@@ -379,7 +380,7 @@ async def test_too_much_context_goes_to_a_larger_candidate(
     cheap.behaviour = Behaviour(status=400, body=too_long)
     rig.serve(candidate(cheap, context_window=8), candidate(dear, context_window=99))
     assert (await post(rig, ASK))[0] == 200
-    rig.serve(candidate(cheap, context_window=8), candidate(dear, context_window=8))
+    await rig.serve_now(candidate(cheap, context_window=8), candidate(dear, context_window=8))
     status, _, answer = await post(rig, ASK)
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert len(dear.calls) == 1
@@ -441,13 +442,15 @@ async def test_a_missing_key_is_no_reason_to_fail(
 
 async def test_our_own_secrets_are_never_sent_as_a_key(nats_url: str, cheap: FakeProvider) -> None:
     greedy = candidate(cheap, api_key_envs=("SYNAXIS_ADMIN_KEY",))
-    permit = Permit(lease_id=uuid4(), permits=1, expires_in_s=10)
     async with running_gateway(nats_url, environment={"SYNAXIS_ADMIN_KEY": "x"}) as rig:
-        rig.serve(greedy, permit=permit)
+        rig.decide = lambda request: plan(request, greedy, permit=granted(request))
         status, _, answer = await post(rig, ASK)
         assert (status, answer["error"]["code"]) == (503, "no_provider_available")
         assert not cheap.calls
-        assert (await rig.lease_return()).lease_id == permit.lease_id, "the permit was not used"
+        returned = await rig.lease_return()
+        assert rig.route_requests[0].lease is not None
+        assert returned.lease_id == rig.route_requests[0].lease.lease_id
+        assert returned.unused_permits == 1, "the permit was not used"
         assert (await rig.report()).lease_id is None
 
 

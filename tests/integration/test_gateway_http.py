@@ -220,16 +220,21 @@ async def test_what_routing_needs_is_told_to_the_registry(rig: Rig) -> None:
             "messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 400}, image]}],
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "response_format": {"type": "json_schema", "json_schema": {}},
-            "max_completion_tokens": 77,
+            "max_completion_tokens": 80,
             "temperature": 0.5,
-            "provider": {"order": ["a"], "allow_fallbacks": False, "max_price": {"prompt": 0.1}},
+            "provider": {
+                "order": ["a"],
+                "allow_fallbacks": False,
+                "max_price": {"prompt": 0.1},
+                "require_parameters": True,
+            },
         },
     )
     request = rig.route_requests[0]
     needs = request.needs
     assert (needs.tools, needs.vision, needs.structured_output, needs.audio) == (True, True, True, False)
     assert 1_000 < needs.input_tokens < 1_300, "an image counts as an image, not as its base64"
-    assert needs.max_output_tokens == 77
+    assert needs.max_output_tokens == 80, "sizes are rounded up to a step; this one is one"
     assert needs.parameters == {"temperature", "tools", "response_format", "max_completion_tokens"}
     assert request.preferences.order == ("a",)
     assert not request.preferences.allow_fallbacks
@@ -295,7 +300,7 @@ async def test_every_line_of_the_admin_table_is_served_with_proof(rig: Rig) -> N
     }
     for line in ADMIN_ROUTES:
         path = "/admin/v1" + (line.path.replace("{provider_model_id:.+}", "a/b").replace("{model:.+}", "*"))
-        for place in ("provider", "model", "tenant", "key_id", "job"):
+        for place in ("provider", "model", "tenant", "key_id", "job", "id"):
             path = path.replace(f"{{{place}}}", f"my-{place}")
         status, _, _ = await send(rig, line.method, path, ADMIN, json=bodies.get(line.verb))
         assert status == 200, f"{line.method} {path}"

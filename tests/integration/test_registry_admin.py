@@ -6,14 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from tests.support.registry import ADMIN_KEY, MODEL, Rig, eventually, report, running_registries
 
-from synaxis_common import subjects
+from synaxis_common import ids, subjects
 from synaxis_common.contracts.admin import PROOF_HEADER, AdminReply, AdminRequest, AdminStatus, admin_proof
+from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RefusalCode, RoutePlan, RouteRefusal
+from synaxis_registry.handlers.admin.dead_letters import DEAD_LETTERS
 
 
 @pytest.fixture
@@ -262,7 +265,7 @@ async def test_a_key_is_stored_once_listed_without_its_hash_and_revoked(served: 
     for other in ({"key_id": "key-1", "key_hash": "k1:two"}, {"key_id": "key-2", "key_hash": "k1:one"}):
         refused = await ask(served, "key.create", {"name": "other", **other}, tenant="acme")
         assert refused.status is AdminStatus.CONFLICT
-    assert await data(served, "key.list", tenant="acme") == [made.body]
+    assert await data(served, "key.list", tenant="acme") == [{**made.body, "is_limited": False}]  # type: ignore[dict-item]
     assert isinstance(await served.route("k1:one"), RoutePlan)
     assert await answer(served, "key.delete", tenant="acme", key_id="key-1") == {"deleted": "key-1"}
     assert (await ask(served, "key.delete", tenant="acme", key_id="key-1")).status is AdminStatus.NOT_FOUND
@@ -307,7 +310,7 @@ async def test_limits_are_set_by_any_name_shown_with_their_use_and_removed(serve
     assert (shown["*"]["allowed_tpm"], shown["*"]["used_requests"]) == (100_000, 1)
     assert shown["*"]["used_tokens"] > 0
     planned = await plan_for(served, tenant_id="acme", needs={"input_tokens": 100, "max_output_tokens": 10})
-    assert set(planned["booking"]["limits"]) == {"*", MODEL}
+    assert set(planned["booking"]["limits"]) == {"t/acme/*", f"t/acme/{MODEL}"}
     assert (await rows())[MODEL]["used_requests"] == 1, "a plan that is only shown books nothing"
     unknown = await ask(served, "limit.put", {}, tenant="acme", model="talker-2-min")
     assert unknown.status is AdminStatus.NOT_FOUND
@@ -315,6 +318,98 @@ async def test_limits_are_set_by_any_name_shown_with_their_use_and_removed(serve
     assert await answer(served, "limit.delete", tenant="acme", model="*") == {"deleted": "*"}
     assert (await ask(served, "limit.delete", tenant="acme", model="*")).status is AdminStatus.NOT_FOUND
     assert set(await rows()) == {MODEL}
+
+
+async def test_a_limit_shows_what_is_held_spent_and_unconfirmed_now(served: Rig) -> None:
+    key_hash = await served.new_key("acme")
+    limit = {"allowed_rpm": 100, "allowed_concurrency": 7, "monthly_budget_usd": "0.0012"}
+    put = await answer(served, "limit.put", limit, tenant="acme", model="*")
+    assert put["allowed_concurrency"] == 7
+
+    async def shown() -> Any:
+        (row,) = await data(served, "limit.list", tenant="acme")
+        return row
+
+    fresh = await shown()
+    now = await served.database.fetchval("SELECT clock_timestamp()")
+    resets_at = datetime.fromisoformat(fresh["budget_resets_at"])
+    assert resets_at == datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+    assert (fresh["requests_at_once"], fresh["unconfirmed_usd"], fresh["budget_percent"]) == (0, "0", 0.0)
+
+    ask_of = LeaseAsk(lease_id=ids.uuid7(), gateway_id="gw", permits=1, slots={"t/acme/*": 3})
+    plan = await served.route(key_hash, lease=ask_of, input_tokens=100, max_output_tokens=10)
+    assert isinstance(plan, RoutePlan)
+    held = await shown()
+    assert (held["used_requests"], held["used_tokens"], held["requests_at_once"]) == (1, 110, 3)
+    assert Decimal(held["reserved_usd"]) > 0
+
+    call = report(plan, input=100, output=10)
+    await served.store(subjects.USAGE, call, str(call.request_id))
+
+    async def is_spent() -> bool:
+        return Decimal((await shown())["spent_usd"]) == Decimal("0.000012")
+
+    await eventually(is_spent, "what the request cost is spent")
+    assert (await shown())["budget_percent"] == 1.0
+    await served.database.execute("UPDATE budget SET unconfirmed = 0.000004 WHERE scope = 't/acme/*'")
+    await served.database.execute("UPDATE slot SET expires_at = now() - interval '1 second'")
+    await served.database.execute("UPDATE rate_bucket SET second = second - 70")
+    late = await shown()
+    assert late["unconfirmed_usd"] == "0.000004"
+    assert (late["used_requests"], late["used_tokens"], late["requests_at_once"]) == (0, 0, 0)
+    await served.database.execute("UPDATE budget SET month = month - interval '1 month'")
+    assert ((await shown())["spent_usd"], (await shown())["budget_percent"]) == ("0", 0.0)
+
+
+async def test_a_key_has_limits_of_its_own_with_its_own_use(served: Rig) -> None:
+    key_hash = await served.new_key("acme")
+    (key,) = await data(served, "key.list", tenant="acme")
+    assert key["is_limited"] is False
+    whose: dict[str, Any] = {"tenant": "acme", "key_id": key["key_id"]}
+    without = await answer(served, "key-limit.get", **whose)
+    assert (without["is_limited"], without["allowed_rpm"], without["budget_percent"]) == (False, None, None)
+    assert (await ask(served, "key-limit.delete", **whose)).status is AdminStatus.NOT_FOUND
+
+    limits = {
+        "allowed_rpm": 1,
+        "allowed_tpm": 5_000,
+        "allowed_concurrency": 2,
+        "monthly_budget_usd": "1.50",
+    }
+    assert await answer(served, "key-limit.put", limits, **whose) == {
+        "tenant_id": "acme", "key_id": key["key_id"], **limits
+    }  # fmt: skip
+    assert isinstance(await served.route(key_hash, input_tokens=10, max_output_tokens=1), RoutePlan)
+    refused = await served.route(key_hash, input_tokens=10, max_output_tokens=1)
+    assert isinstance(refused, RouteRefusal)
+    assert refused.code is RefusalCode.RATE_LIMIT_EXCEEDED
+    shown = await answer(served, "key-limit.get", **whose)
+    assert {name: shown[name] for name in limits} == limits
+    assert (shown["is_limited"], shown["used_requests"], shown["used_tokens"]) == (True, 1, 11)
+    assert (await data(served, "key.list", tenant="acme"))[0]["is_limited"] is True
+    assert await data(served, "limit.list", tenant="acme") == [], "they are not the tenant's"
+
+    assert await answer(served, "key-limit.delete", **whose) == {"deleted": key["key_id"]}
+    assert isinstance(await served.route(key_hash, input_tokens=10, max_output_tokens=1), RoutePlan)
+    assert (await data(served, "key.list", tenant="acme"))[0]["is_limited"] is False
+
+
+async def test_the_limits_of_a_key_are_those_of_a_key_that_is_there(served: Rig) -> None:
+    await served.new_key("acme")
+    await served.new_key("other")
+    (key,) = await data(served, "key.list", tenant="acme")
+    verbs: tuple[tuple[str, Any], ...] = (
+        ("key-limit.get", None), ("key-limit.put", {"allowed_rpm": 1}), ("key-limit.delete", None),
+    )  # fmt: skip
+    for verb, body in verbs:
+        for tenant, key_id in (("other", key["key_id"]), ("acme", "no-such-key"), ("none", key["key_id"])):
+            reply = await ask(served, verb, body, tenant=tenant, key_id=key_id)
+            assert reply.status is AdminStatus.NOT_FOUND, (verb, tenant, key_id)
+    await answer(served, "key.delete", tenant="acme", key_id=key["key_id"])
+    for verb, body in verbs:
+        reply = await ask(served, verb, body, tenant="acme", key_id=key["key_id"])
+        assert reply.status is AdminStatus.NOT_FOUND, verb
+    assert await served.database.fetchval("SELECT count(*) FROM key_limit") == 0
 
 
 async def test_a_model_that_a_tenant_may_not_use_is_refused_in_its_plan(served: Rig) -> None:
@@ -383,7 +478,128 @@ async def test_usage_is_summed_exactly_by_any_group(served: Rig) -> None:
     assert await rows(group_by="tenant", tenant="other") == []
     assert (await rows(model="acme/talker-2-mini", provider="alpha"))[0]["requests"] == 2
     assert (await rows(**{"from": (today + timedelta(days=2)).isoformat()}))[0]["requests"] == 0
-    assert (await rows(**{"from": f"{today - timedelta(days=1)}T00:00:00Z"}))[0]["requests"] == 2
+    yesterday, tomorrow = f"{today - timedelta(days=1)}T23:59:59Z", f"{today + timedelta(days=1)}T00:00:00Z"
+    assert (await rows(**{"from": yesterday}))[0]["requests"] == 2
+    assert (await rows(to=yesterday))[0]["requests"] == 0
+    key_id = (await rows(group_by="key"))[0]["key"]
+    assert (await rows(key=key_id))[0]["requests"] == 2
+    assert (await rows(key="another"))[0]["requests"] == 0
+    (hour,) = await rows(group_by="hour", **{"from": yesterday, "to": tomorrow})
+    begins = datetime.fromisoformat(hour["hour"])
+    assert (begins.minute, begins.date(), hour["requests"]) == (0, today, 2)
+
+
+LETTERS = (
+    """INSERT INTO dead_letter (stream, sequence, subject, payload, reason) VALUES ($1, $2, $3, $4, $5)"""
+)
+
+
+async def set_aside(rig: Rig, payload: bytes, stream: str = subjects.STREAM_USAGE, sequence: int = 1) -> None:
+    await rig.database.execute(LETTERS, stream, sequence, subjects.USAGE, payload, "cannot be read")
+
+
+async def test_messages_that_were_set_aside_are_listed_newest_first(rig: Rig) -> None:
+    long = "é" * 5_000
+    await set_aside(rig, b'{"a": 1}')
+    await set_aside(rig, b"\xff\x00\x01", subjects.STREAM_CATALOG, 2)
+    await set_aside(rig, f"x{long}".encode(), sequence=3)
+    found = await data(rig, "dead-letter.list")
+    assert [(row["stream"], row["sequence"]) for row in found] == [
+        (subjects.STREAM_USAGE, 3), (subjects.STREAM_CATALOG, 2), (subjects.STREAM_USAGE, 1),
+    ]  # fmt: skip
+    cut, binary, plain = found
+    assert (plain["payload"], plain["encoding"], plain["size"]) == ('{"a": 1}', "utf-8", 8)
+    assert (plain["subject"], plain["reason"]) == (subjects.USAGE, "cannot be read")
+    assert datetime.fromisoformat(plain["at"]).tzinfo is not None
+    assert (binary["payload"], binary["encoding"], binary["size"]) == ("/wAB", "base64", 3)
+    assert (cut["payload"], cut["size"]) == (("x" + long)[:2_048], 10_001), "cut between two characters"
+    assert [[row["sequence"] for row in page] for page in await pages(rig, "dead-letter.list", 2)] == [
+        [3, 2],
+        [1],
+    ]
+    of_one = await answer(rig, "dead-letter.list", None, {"stream": subjects.STREAM_CATALOG})
+    assert [row["sequence"] for row in of_one["data"]] == [2]
+    assert (await answer(rig, "dead-letter.list", None, {"stream": "none"}))["data"] == []
+
+
+async def test_many_large_messages_that_were_set_aside_come_in_pages_that_the_bus_can_carry(rig: Rig) -> None:
+    for number in range(250):
+        await set_aside(rig, b"\x01" * 10_000, sequence=number)
+    found = await pages(rig, "dead-letter.list", 1_000)
+    assert len(found) > 1
+    assert [row["sequence"] for page in found for row in page] == list(range(250))[::-1]
+
+
+async def test_a_report_that_was_set_aside_is_replayed_once_into_the_ledger_and_gone(served: Rig) -> None:
+    plan = await served.route(await served.new_key("acme"))
+    assert isinstance(plan, RoutePlan)
+    call = report(plan, input=100, output=10)
+    await set_aside(served, call.to_bytes())
+    (row,) = await data(served, "dead-letter.list")
+    before = (await served.bus.jetstream.stream_info(subjects.STREAM_USAGE)).state.last_seq
+    # As after a crash between the two steps: it was sent, and is still here.
+    (letter,) = await served.database.fetch("SELECT * FROM dead_letter")
+    replayed = await answer(served, "dead-letter.replay", id=str(row["id"]))
+    assert replayed == {"replayed": row["id"], "subject": subjects.USAGE, "sequence": before + 1}
+    assert await data(served, "dead-letter.list") == []
+
+    async def is_recorded() -> bool:
+        return bool(await served.database.fetchval("SELECT count(*) FROM usage_ledger") == 1)
+
+    await eventually(is_recorded, "the report is in the ledger")
+    columns = "stream, sequence, subject, payload, reason, at, id"
+    await served.database.execute(
+        f"INSERT INTO dead_letter ({columns}) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        *(letter[name] for name in columns.split(", ")),
+    )
+    again = await answer(served, "dead-letter.replay", id=str(row["id"]))
+    assert again["sequence"] == before + 1, "the stream knows it by its id"
+    await served.store(subjects.USAGE, call)  # and the ledger by its request, whatever the id
+
+    async def all_are_handled() -> bool:
+        info = await served.bus.jetstream.consumer_info(subjects.STREAM_USAGE, "registry-usage")
+        return bool(info.num_pending == 0 and info.num_ack_pending == 0)
+
+    await eventually(all_are_handled, "both are handled")
+    assert await served.database.fetchval("SELECT count(*) FROM usage_ledger") == 1
+    (sums,) = (await answer(served, "usage.query"))["data"]
+    assert (sums["requests"], sums["input_tokens"]) == (1, 100)
+
+
+async def test_what_is_still_wrong_when_replayed_is_set_aside_again(rig: Rig) -> None:
+    await set_aside(rig, b'{"request_id": 7}')
+    (first,) = await data(rig, "dead-letter.list")
+    await answer(rig, "dead-letter.replay", id=str(first["id"]))
+
+    async def is_back() -> bool:
+        return len(await data(rig, "dead-letter.list")) == 1
+
+    await eventually(is_back, "it is set aside again")
+    (second,) = await data(rig, "dead-letter.list")
+    assert second["id"] > first["id"]
+    assert second["payload"] == first["payload"]
+    assert "not a valid message" in second["reason"]
+
+
+async def test_a_message_that_no_stream_takes_stays_where_it_is(rig: Rig) -> None:
+    await rig.database.execute(LETTERS, "GONE", 1, "nobody.listens.here", b"{}", "unknown")
+    (row,) = await data(rig, "dead-letter.list")
+    reply = await ask(rig, "dead-letter.replay", id=str(row["id"]))
+    assert reply.status is AdminStatus.UNAVAILABLE
+    assert "still here" in (reply.error or "")
+    assert await data(rig, "dead-letter.list") == [row]
+
+
+async def test_a_message_that_was_set_aside_can_be_thrown_away(rig: Rig) -> None:
+    await set_aside(rig, b"one")
+    await set_aside(rig, b"two", sequence=2)
+    newest, oldest = await data(rig, "dead-letter.list")
+    assert await answer(rig, "dead-letter.delete", id=str(oldest["id"])) == {"deleted": oldest["id"]}
+    assert await data(rig, "dead-letter.list") == [newest]
+    for verb in ("dead-letter.delete", "dead-letter.replay"):
+        assert (await ask(rig, verb, id=str(oldest["id"]))).status is AdminStatus.NOT_FOUND
+    (gauge,) = DEAD_LETTERS.collect()
+    assert {one.labels["stream"]: one.value for one in gauge.samples} == {subjects.STREAM_USAGE: 1.0}
 
 
 async def test_a_job_is_run_by_hand_wakes_its_workers_and_is_listed(rig: Rig) -> None:
@@ -475,6 +691,7 @@ async def test_usage_in_more_rows_than_the_bus_can_carry_is_refused_with_a_reaso
                   0, 0, 0, 0.1, false, '[]'
            FROM generate_series(1, 6000) n"""
     )
+    await rig.database.execute("SELECT add_to_sums(ARRAY(SELECT request_id FROM usage_ledger))")
     refused = await ask(rig, "usage.query", None, {"group_by": "key"})
     assert (refused.status, refused.field) == (AdminStatus.INVALID, "group_by")
     (row,) = (await answer(rig, "usage.query", None, {"group_by": "tenant"}))["data"]

@@ -19,7 +19,7 @@ from tests.support.registry import MODEL, Rig, eventually, report, running_regis
 from synaxis_cli.embedded.postgres import PostgresServer
 from synaxis_common import ids, subjects
 from synaxis_common.contracts.catalog import CatalogMetadata, CatalogModel, ModelFacts
-from synaxis_common.contracts.routing import LeaseReturn, RefusalCode, RoutePlan
+from synaxis_common.contracts.routing import RefusalCode, RoutePlan
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_registry.resolving import Resolving
 from synaxis_registry.store import catalog
@@ -82,7 +82,7 @@ async def planned(rig: Rig, key_hash: str) -> RoutePlan:
 
 async def spent(rig: Rig) -> tuple[Decimal, Decimal]:
     """What the tenant has spent and reserved for all models."""
-    row = await rig.database.fetchrow("SELECT spent, reserved FROM budget WHERE global_model_id = '*'")
+    row = await rig.database.fetchrow("SELECT spent, reserved FROM budget WHERE scope = 't/acme/*'")
     return (Decimal(0), Decimal(0)) if row is None else (row["spent"], row["reserved"])
 
 
@@ -173,9 +173,9 @@ async def test_a_permit_nobody_reports_on_is_charged_in_full_until_a_late_report
     reserved = plan.permit.reserved_usd
     assert await spent(served) == (Decimal(0), reserved)
 
-    await served.database.execute("UPDATE permit SET expires_at = clock_timestamp() - interval '1 hour'")
-    assert await served.database.fetchval("SELECT end_permit($1, 'lapsed')", plan.request_id)
-    assert not await served.database.fetchval("SELECT end_permit($1, 'lapsed')", plan.request_id)
+    for charged in (1, 0):
+        lapsed = await served.database.fetch("SELECT * FROM lapse_leases(-1, 100)")
+        assert len(lapsed) == charged
     assert await spent(served) == (reserved, Decimal(0))
 
     await served.store(subjects.USAGE, report(plan, input=1_000))
@@ -208,8 +208,7 @@ async def test_grants_returns_and_reports_at_once_neither_deadlock_nor_drift(ser
     async def one(number: int) -> int:
         plan = await planned(served, key_hash)
         if number % 2:
-            returned = LeaseReturn(lease_id=plan.request_id, tenant_id="acme", unused_permits=1)
-            await served.bus.publish(subjects.LEASE_RETURN, returned)
+            await served.give_back(plan.request_id, everything=True)
             return 0
         await served.store(subjects.USAGE, report(plan, input=1_000))
         return 1
@@ -220,9 +219,7 @@ async def test_grants_returns_and_reports_at_once_neither_deadlock_nor_drift(ser
         return await spent(served) == (Decimal("0.0001") * reported, Decimal(0))
 
     await eventually(settled, "what was used is spent, and nothing reserved", within_s=30)
-    counted = await served.database.fetchval(
-        "SELECT sum(requests) FROM rate_bucket WHERE global_model_id = '*'"
-    )
+    counted = await served.database.fetchval("SELECT sum(requests) FROM rate_bucket WHERE scope = 't/acme/*'")
     assert counted == reported
 
 

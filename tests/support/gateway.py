@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,9 +22,19 @@ from synaxis_common.bus import Bus
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.admin import AdminReply, AdminRequest, AdminStatus
 from synaxis_common.contracts.catalog import Prices
+from synaxis_common.contracts.leases import (
+    GatewayAlive,
+    GatewayAliveReply,
+    LeaseReturn,
+    LeaseReturned,
+    Permit,
+    PlansStale,
+    ProviderLease,
+    ProviderLeaseAsk,
+    SlotGrant,
+)
 from synaxis_common.contracts.routing import (
     Candidate,
-    LeaseReturn,
     ModelsPage,
     ModelsRequest,
     RoutePlan,
@@ -78,6 +88,15 @@ class Rig:
     route_requests: list[RouteRequest] = field(default_factory=list)
     reports: list[CallReport] = field(default_factory=list)
     returns: list[LeaseReturn] = field(default_factory=list)
+    provider_leases: Callable[[ProviderLeaseAsk], ProviderLease] = field(
+        default=lambda ask: ProviderLease(
+            lease_id=ask.lease_id, permits=ask.permits, tokens=ask.permits * ask.tokens_each
+        )
+    )
+    provider_asks: list[ProviderLeaseAsk] = field(default_factory=list)
+    alive: list[GatewayAlive] = field(default_factory=list)
+    hints: Callable[[PlansStale], Awaitable[None]] | None = None
+    quiet: Callable[[], Awaitable[None]] | None = None
     admin_requests: list[tuple[str, AdminRequest, Mapping[str, str], bytes]] = field(default_factory=list)
     admin_reply: AdminReply = field(
         default_factory=lambda: AdminReply(status=AdminStatus.OK, body={"data": []})
@@ -106,14 +125,46 @@ class Rig:
         return self.reports[number - 1]
 
     async def lease_return(self, timeout: float = 5.0) -> LeaseReturn:
-        """The first permit that was given back."""
+        """The first lease that was given back."""
         async with asyncio.timeout(timeout), self.news:
             await self.news.wait_for(lambda: bool(self.returns))
         return self.returns[0]
 
     def serve(self, *candidates: Candidate, **changes: Any) -> None:
-        """Have every request routed to these candidates."""
+        """Have every request whose shape is new routed to these candidates."""
         self.decide = lambda request: plan(request, *candidates, **changes)
+
+    async def serve_now(self, *candidates: Candidate, **changes: Any) -> None:
+        """Have every request routed to these candidates from now on."""
+        self.serve(*candidates, **changes)
+        await self.tell(PlansStale(tenants=("acme",)))
+
+    async def silence(self) -> None:
+        """From now on no registry answers a question for a plan."""
+        assert self.quiet is not None
+        await self.quiet()
+
+    async def tell(self, hint: PlansStale) -> None:
+        """Tell the gateway that plans have become wrong, and wait until it has heard."""
+        assert self.hints is not None
+        await self.hints(hint)
+
+
+def granted(request: RouteRequest, permits: int | None = None, **changes: Any) -> Permit:
+    """The lease that `request` asks for, or one of `permits`."""
+    assert request.lease is not None
+    number = request.lease.permits if permits is None else permits
+    each = {"usd_each": Decimal(0), "tokens_each": 0, **changes}
+    return Permit(
+        **{
+            "lease_id": request.lease.lease_id,
+            "permits": number,
+            "expires_in_s": 2.0,
+            "reserved_usd": number * each["usd_each"] or request.lease.usd,
+            "tokens": number * each["tokens_each"],
+            **each,
+        }
+    )
 
 
 def plan(request: RouteRequest, *candidates: Candidate, **changes: Any) -> RoutePlan:
@@ -203,14 +254,39 @@ async def _surround(bus: Bus, rig: Rig, *, registry: bool) -> None:
             rig.news.notify_all()
 
     async def returned(message: Msg) -> None:
+        returned = LeaseReturn.model_validate_json(message.data)
+        await message.respond(LeaseReturned(lease_id=returned.lease_id).to_bytes())
         async with rig.news:
-            rig.returns.append(LeaseReturn.model_validate_json(message.data))
+            rig.returns.append(returned)
             rig.news.notify_all()
 
+    async def leased(message: Msg) -> None:
+        ask = ProviderLeaseAsk.model_validate_json(message.data)
+        rig.provider_asks.append(ask)
+        await message.respond(rig.provider_leases(ask).to_bytes())
+
+    async def lives(message: Msg) -> None:
+        said = GatewayAlive.model_validate_json(message.data)
+        grants = tuple(SlotGrant(scope=scope, slots=slots) for scope, slots in said.slots.items())
+        await message.respond(GatewayAliveReply(slots=grants).to_bytes())
+        async with rig.news:
+            rig.alive.append(said)
+            rig.news.notify_all()
+
+    async def hint(stale: PlansStale) -> None:
+        await bus.publish(subjects.PLANS_STALE, stale)
+        await bus.client.flush()
+        await asyncio.sleep(0.05)  # the gateway's own connection reads it next
+
+    rig.hints = hint
+
     if registry:
-        await bus.client.subscribe(subjects.ROUTE, queue=subjects.QUEUE_REGISTRY, cb=routed)
+        routes = await bus.client.subscribe(subjects.ROUTE, queue=subjects.QUEUE_REGISTRY, cb=routed)
+        rig.quiet = routes.unsubscribe
         await bus.client.subscribe(subjects.MODELS, queue=subjects.QUEUE_REGISTRY, cb=listed)
         await bus.client.subscribe(f"{subjects.ADMIN}.>", queue=subjects.QUEUE_REGISTRY, cb=administered)
+        await bus.client.subscribe(subjects.LEASE_ALIVE, queue=subjects.QUEUE_REGISTRY, cb=lives)
+        await bus.client.subscribe(subjects.LEASE_PROVIDER, queue=subjects.QUEUE_REGISTRY, cb=leased)
     await bus.client.subscribe(subjects.USAGE, cb=reported)
     await bus.client.subscribe(subjects.LEASE_RETURN, cb=returned)
     await bus.client.flush()

@@ -30,6 +30,7 @@ from synaxis_common.contracts.catalog import (
     Prices,
     SeenProvider,
 )
+from synaxis_common.contracts.leases import LeaseAsk, LeaseDraw, LeaseReturn, LeaseReturned
 from synaxis_common.contracts.observation import (
     ObservedModel,
     PollOutcome,
@@ -97,13 +98,28 @@ class Rig:
         return await self.new_key(tenant_id)
 
     async def route(
-        self, key_hash: str, model: str = MODEL, *, request_id: UUID | None = None, **needs: Any
+        self,
+        key_hash: str,
+        model: str = MODEL,
+        *,
+        request_id: UUID | None = None,
+        lease: LeaseAsk | None = None,
+        **needs: Any,
     ) -> RoutePlan | RouteRefusal:
         """Ask for a plan."""
         request = RouteRequest(
-            request_id=request_id or ids.uuid7(), key_hash=key_hash, model=model, needs=Needs(**needs)
+            request_id=request_id or ids.uuid7(),
+            key_hash=key_hash,
+            model=model,
+            needs=Needs(**needs),
+            lease=lease,
         )
         return (await self.bus.request(subjects.ROUTE, request, RouteReply, timeout=10)).answer
+
+    async def give_back(self, lease_id: UUID, **unused: Any) -> None:
+        """Give a lease back, and wait until it is taken."""
+        returned = LeaseReturn(lease_id=lease_id, tenant_id="acme", **unused)
+        await self.bus.request(subjects.LEASE_RETURN, returned, LeaseReturned, timeout=10)
 
     async def store(self, subject: str, message: Any, message_id: str | None = None) -> None:
         """Put a message into its stream."""
@@ -192,9 +208,19 @@ class Rig:
         return [(message.subject or "").removeprefix(f"{subjects.EVENTS}.") for message in found]
 
 
-def report(plan: RoutePlan, *, outcome: AttemptOutcome = AttemptOutcome.OK, **usage: int) -> CallReport:
-    """What a gateway reports of a plan whose first candidate answered."""
+def report(
+    plan: RoutePlan,
+    *,
+    outcome: AttemptOutcome = AttemptOutcome.OK,
+    request_id: UUID | None = None,
+    **usage: int,
+) -> CallReport:
+    """What a gateway reports of a request by a plan, whose first candidate answered."""
     candidate = plan.candidates[0]
+    permit = plan.permit
+    draws: tuple[LeaseDraw, ...] = ()
+    if permit is not None:
+        draws = (LeaseDraw(lease_id=permit.lease_id, tokens=permit.tokens_each, usd=permit.usd_each),)
     attempt = AttemptReport(
         provider_id=candidate.provider_id,
         provider_model_id=candidate.provider_model_id,
@@ -206,8 +232,9 @@ def report(plan: RoutePlan, *, outcome: AttemptOutcome = AttemptOutcome.OK, **us
         prices=candidate.prices,
     )
     return CallReport(
-        request_id=plan.request_id,
-        lease_id=plan.permit.lease_id if plan.permit else None,
+        request_id=request_id or plan.request_id,
+        lease_id=None if permit is None else permit.lease_id,
+        draws=draws,
         tenant_id=plan.tenant_id,
         key_id=plan.key_id,
         global_model_id=plan.global_model_id,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import typer
@@ -19,11 +20,19 @@ from synaxis_cli.up import Options
 from synaxis_cli.up import up as run_up
 
 app = typer.Typer(help="Synaxis, the model router.", no_args_is_help=True, add_completion=False)
+tenants_app = typer.Typer()
+letters_app = typer.Typer()
+app.add_typer(tenants_app, name="tenants")
+app.add_typer(letters_app, name="dead-letters")
 
 DataDir = Annotated[
     Path,
     typer.Option("--data-dir", envvar="SYNAXIS_DATA_DIR", help="Where `synaxis up` keeps its data."),
 ]
+OwnDataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="As of the command before, and instead of it.")
+]
+LETTER = typer.Argument(metavar="ID", min=1)
 
 
 @app.callback()
@@ -68,17 +77,119 @@ def route(model: str, data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
     typer.echo(json.dumps(_ask(data_dir, "POST", "/route", {"model": model}), indent=2))
 
 
+@tenants_app.callback(invoke_without_command=True)
+def tenants(context: typer.Context, data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
+    """The tenants; or, of one, its limits."""
+    context.obj = data_dir
+    if context.invoked_subcommand is None:
+        for row in _all(data_dir, "/tenants"):
+            typer.echo(f"{row['id']:32} {row['name']}")
+
+
+@tenants_app.command("limits")
+def tenant_limits(context: typer.Context, tenant: str, data_dir: OwnDataDir = None) -> None:
+    """What a tenant may use by the minute, at once and in this month, and what of it is used now."""
+    rows = _all(data_dir or context.obj, f"/tenants/{quote(tenant, safe='')}/limits")
+    head = ("model", "requests/min", "tokens/min", "at once", "USD this month", "of it", "allowed")
+    _table(
+        head,
+        [
+            (
+                row["model"],
+                _used(row["used_requests"], row["allowed_rpm"]),
+                _used(row["used_tokens"], row["allowed_tpm"]),
+                _used(row["requests_at_once"], row["allowed_concurrency"]),
+                _used(row["spent_usd"], row["monthly_budget_usd"]),
+                "-" if row["budget_percent"] is None else f"{row['budget_percent']:g} %",
+                "yes" if row["allowed"] else "no",
+            )
+            for row in rows
+        ],
+    )
+
+
 @app.command()
-def tenants(data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
-    """The tenants."""
-    for row in _all(data_dir, "/tenants"):
-        typer.echo(f"{row['id']:32} {row['name']}")
+def usage(
+    data_dir: DataDir = DEFAULT_DIRECTORY,
+    group_by: Annotated[
+        str, typer.Option(help="tenant, model, provider, key, day, hour, or several with commas.")
+    ] = "",
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only this provider.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only this key, by its id.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="A date or time; UTC if none is said.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Up to but not including it.")] = None,
+) -> None:
+    """Exact sums of the ledger: requests, tokens, cost in USD."""
+    asked = {
+        "group_by": group_by,
+        "tenant": tenant,
+        "model": model,
+        "provider": provider,
+        "key": key,
+        "from": start,
+        "to": end,
+    }
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    rows = _ask(data_dir, "GET", f"/usage?{query}")["data"]
+    groups = [name.strip() for name in group_by.split(",") if name.strip()]
+    columns = (*groups, "requests", "input_tokens", "output_tokens", "cost_usd")
+    _table(columns, [tuple("-" if row[name] is None else str(row[name]) for name in columns) for row in rows])
+
+
+@letters_app.callback(invoke_without_command=True)
+def dead_letters(context: typer.Context, data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
+    """Messages that could not be handled: list them, send one again, throw one away."""
+    context.obj = data_dir
+    if context.invoked_subcommand is None:
+        _list_letters(data_dir)
+
+
+@letters_app.command("list")
+def list_letters(context: typer.Context, data_dir: OwnDataDir = None) -> None:
+    """All of them, newest first, and why each was set aside."""
+    _list_letters(data_dir or context.obj)
+
+
+@letters_app.command("replay")
+def replay_letter(
+    context: typer.Context, letter: Annotated[int, LETTER], data_dir: OwnDataDir = None
+) -> None:
+    """Send one to its subject again."""
+    done = _ask(data_dir or context.obj, "POST", f"/dead-letters/{letter}/replay")
+    typer.echo(f"{letter} was sent to {done['subject']} again")
+
+
+@letters_app.command("delete")
+def delete_letter(
+    context: typer.Context, letter: Annotated[int, LETTER], data_dir: OwnDataDir = None
+) -> None:
+    """Throw one away."""
+    _ask(data_dir or context.obj, "DELETE", f"/dead-letters/{letter}")
+    typer.echo(f"{letter} is gone")
+
+
+def _list_letters(data_dir: Path) -> None:
+    for row in _all(data_dir, "/dead-letters"):
+        typer.echo(f"{row['id']:8} {row['at'][:19]} {row['subject']:32} {row['size']:8} B  {row['reason']}")
 
 
 @app.command()
 def jobs(data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
     """The scheduled jobs and their last runs."""
     typer.echo(json.dumps(_ask(data_dir, "GET", "/jobs"), indent=2))
+
+
+def _used(used: Any, allowed: Any) -> str:
+    return f"{used} / {'-' if allowed is None else allowed}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Columns as wide as what is in them; the first line says what they are."""
+    widths = [max(len(line[place]) for line in (head, *rows)) for place in range(len(head))]
+    for line in (head, *rows):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _connection(data_dir: Path) -> tuple[str, str]:

@@ -134,6 +134,7 @@ class Up:
             "SYNAXIS_KEY_PEPPER": kept.key_pepper,
             "SYNAXIS_ALLOW_PRIVATE_PROVIDERS": "true",
             "SYNAXIS_LOG_LEVEL": "WARNING",
+            "SYNAXIS_SPOOL_DIR": str(self._directory.path / "spool"),
         }
         self._environment = {
             **defaults,

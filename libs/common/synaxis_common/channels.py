@@ -14,6 +14,15 @@ from synaxis_common.contracts.base import Message
 from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, CatalogProvider
 from synaxis_common.contracts.events import CloudEvent
 from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, JobWake, LeaseReply
+from synaxis_common.contracts.leases import (
+    GatewayAlive,
+    GatewayAliveReply,
+    LeaseReturn,
+    LeaseReturned,
+    PlansStale,
+    ProviderLease,
+    ProviderLeaseAsk,
+)
 from synaxis_common.contracts.observation import (
     PollRequested,
     ProviderObservation,
@@ -21,7 +30,6 @@ from synaxis_common.contracts.observation import (
     TargetsRequest,
 )
 from synaxis_common.contracts.routing import (
-    LeaseReturn,
     ModelsPage,
     ModelsRequest,
     RouteReply,
@@ -70,11 +78,38 @@ CHANNELS: tuple[Channel, ...] = (
     ),
     Channel(
         subjects.LEASE_RETURN,
-        "core",
+        "request/reply",
         "gateway",
         "registry",
         LeaseReturn,
         "Permits and reserved money that were not used.",
+        LeaseReturned,
+    ),
+    Channel(
+        subjects.LEASE_PROVIDER,
+        "request/reply",
+        "gateway",
+        "registry",
+        ProviderLeaseAsk,
+        "May attempts be made at a provider whose own limits all tenants share?",
+        ProviderLease,
+    ),
+    Channel(
+        subjects.LEASE_ALIVE,
+        "request/reply",
+        "gateway",
+        "registry",
+        GatewayAlive,
+        "A gateway is there, and holds slots of limits on concurrent requests.",
+        GatewayAliveReply,
+    ),
+    Channel(
+        subjects.PLANS_STALE,
+        "core",
+        "registry",
+        "gateway",
+        PlansStale,
+        "Plans and leases that gateways hold have become wrong.",
     ),
     Channel(
         subjects.USAGE,

@@ -7,7 +7,7 @@ milliseconds on a plain nak, and stay silent for ever when the consumer is delet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import nats.errors
@@ -53,6 +53,7 @@ class Delivery:
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
+BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
 DeadLetter = Callable[[Delivery, str], Awaitable[None]]
 
 
@@ -139,32 +140,28 @@ class DurableConsumer:
                     await subscription.consumer_info()
                 continue
             quiet = 0
-            for position, message in enumerate(messages):
-                try:
-                    await self._handle(message)
-                except asyncio.CancelledError:
-                    for untouched in messages[position:]:
-                        await untouched.nak()
-                    raise
+            await self._handle_all(messages)
+
+    async def _handle_all(self, messages: Sequence[Msg]) -> None:
+        """Handle what was fetched; a consumer that stops gives back what it has not handled."""
+        for position, message in enumerate(messages):
+            try:
+                await self._handle(message)
+            except asyncio.CancelledError:
+                await _release(messages[position:])
+                raise
 
     async def _give_back(self, fetching: asyncio.Future[list[Msg]]) -> None:
         """What arrives while this consumer stops goes to another one at once, not after `ack_wait`."""
         try:
-            for message in await fetching:
-                await message.nak()
+            await _release(await fetching)
         except (TimeoutError, nats.errors.Error) as error:
             log.debug("nothing_given_back", consumer=self._spec.durable, error=type(error).__name__)
 
     async def _handle(self, message: Msg) -> None:
         spec = self._spec
-        delivery = Delivery(
-            stream=spec.stream,
-            subject=message.subject,
-            data=message.data,
-            stream_sequence=message.metadata.sequence.stream,
-            num_delivered=message.metadata.num_delivered or 1,
-        )
-        delay = min(0.5 * 2 ** (delivery.num_delivered - 1), MAX_RETRY_DELAY_S)
+        delivery = self._delivery(message)
+        delay = _delay(delivery)
         try:
             await self._handler(delivery)
         except TryLater as reason:
@@ -184,6 +181,15 @@ class DurableConsumer:
             HANDLED.labels(spec.durable, "handled").inc()
             await message.ack()
 
+    def _delivery(self, message: Msg) -> Delivery:
+        return Delivery(
+            stream=self._spec.stream,
+            subject=message.subject,
+            data=message.data,
+            stream_sequence=message.metadata.sequence.stream,
+            num_delivered=message.metadata.num_delivered or 1,
+        )
+
     async def _set_aside(self, message: Msg, delivery: Delivery, reason: str) -> None:
         try:
             await self._dead_letter(delivery, reason)
@@ -193,3 +199,67 @@ class DurableConsumer:
         HANDLED.labels(self._spec.durable, "dead_letter").inc()
         log.error("message_set_aside", consumer=self._spec.durable, subject=delivery.subject, reason=reason)
         await message.ack()
+
+
+async def _release(messages: Sequence[Msg]) -> None:
+    """Let other consumers have what this one has not answered for, at once."""
+    for message in messages:
+        if not message.is_acked:
+            await message.nak()
+
+
+def _delay(delivery: Delivery) -> float:
+    """How long a message waits that could not be handled, in seconds: longer each time."""
+    return float(min(0.5 * 2 ** min(delivery.num_delivered - 1, 10), MAX_RETRY_DELAY_S))
+
+
+class BatchConsumer(DurableConsumer):
+    """As `DurableConsumer`, for a handler that takes all that was fetched at once, or nothing of it.
+
+    A batch that fails is halved until the message that is to blame stands alone; what becomes of that one is
+    as with `DurableConsumer`, and the others are handled. TryLater is said of the whole batch.
+    """
+
+    def __init__(self, bus: Bus, spec: ConsumerSpec, handler: BatchHandler, dead_letter: DeadLetter) -> None:
+        async def alone(delivery: Delivery) -> None:
+            await handler([delivery])
+
+        super().__init__(bus, spec, alone, dead_letter)
+        self._batch_handler = handler
+
+    async def _handle_all(self, messages: Sequence[Msg]) -> None:
+        waiting = [messages]
+        try:
+            while waiting:
+                batch = waiting.pop()
+                if len(batch) == 1:
+                    await self._handle(batch[0])
+                elif not await self._handle_batch(batch):
+                    half = len(batch) // 2
+                    waiting += [batch[half:], batch[:half]]
+        except asyncio.CancelledError:
+            for untouched in (batch, *waiting):
+                await _release(untouched)
+            raise
+
+    async def _handle_batch(self, batch: Sequence[Msg]) -> bool:
+        """Handle several messages together. False: one of them is to blame that it failed."""
+        spec = self._spec
+        deliveries = [self._delivery(message) for message in batch]
+        try:
+            await self._batch_handler(deliveries)
+        except TryLater as reason:
+            HANDLED.labels(spec.durable, "retried").inc(len(batch))
+            log.warning("batch_delayed", consumer=spec.durable, messages=len(batch), reason=str(reason))
+            for message, delivery in zip(batch, deliveries, strict=True):
+                await message.nak(delay=_delay(delivery))
+        except Exception as error:  # noqa: BLE001 - whose fault it is shows when each stands alone
+            log.warning(
+                "batch_halved", consumer=spec.durable, messages=len(batch), error=type(error).__name__
+            )
+            return False
+        else:
+            HANDLED.labels(spec.durable, "handled").inc(len(batch))
+            for message in batch:
+                await message.ack()
+        return True

@@ -8,6 +8,9 @@ from typing import Final
 ROUTE: Final = "synaxis.route.v1"
 MODELS: Final = "synaxis.models.v1"
 LEASE_RETURN: Final = "synaxis.lease.v1.return"
+LEASE_PROVIDER: Final = "synaxis.lease.v1.provider"
+LEASE_ALIVE: Final = "synaxis.lease.v1.alive"
+PLANS_STALE: Final = "synaxis.plan.v1.stale"
 USAGE: Final = "synaxis.usage.v1"
 
 CATALOG: Final = "synaxis.catalog.v1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -54,6 +56,23 @@ class GatewaySettings(ServiceSettings):
         ge=0,
         description="How long a stopping gateway still accepts connections while it says it is not ready, "
         "so that load balancers notice first, in seconds.",
+    )
+    max_in_flight: int = Field(
+        default=2_000,
+        gt=0,
+        description="With more requests under way than this new ones are refused with 503, first those of "
+        "keys that have more than their share.",
+    )
+    plan_hard_age_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long tenants without limits are served by the plans that a gateway holds while no "
+        "registry answers, in seconds; 0 refuses them at once, as those with limits are.",
+    )
+    spool_dir: Path | None = Field(
+        default=None,
+        description="Folder in which call reports are kept until the bus has stored them, so that a killed "
+        "gateway loses none; gateways may share it. Unset: in memory only.",
     )
     report_queue_size: int = Field(
         default=10_000, gt=0, description="Call reports kept in memory while the bus does not take them."

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import asyncpg
 from faststream.nats import NatsMessage
 from pydantic import ValidationError
 
 from synaxis_common import subjects
-from synaxis_common.consumer import ConsumerSpec, Delivery, DurableConsumer, Poison, TryLater
+from synaxis_common.bus import BusUnavailable
+from synaxis_common.consumer import (
+    BatchConsumer,
+    ConsumerSpec,
+    Delivery,
+    DurableConsumer,
+    Poison,
+    TryLater,
+)
 from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
+from synaxis_common.contracts.leases import PlansStale
+from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
 from synaxis_registry.answering import Answering
 from synaxis_registry.chores import Chores
@@ -19,6 +30,7 @@ from synaxis_registry.handlers.admin import AdminVerbs
 from synaxis_registry.handlers.catalog import CatalogHandlers
 from synaxis_registry.handlers.discovery import DiscoveryHandlers
 from synaxis_registry.handlers.jobs import JobHandlers
+from synaxis_registry.handlers.leases import LeaseHandlers
 from synaxis_registry.handlers.reports import ReportHandlers
 from synaxis_registry.handlers.routing import RoutingHandlers
 from synaxis_registry.outbox import Outbox
@@ -29,9 +41,13 @@ from synaxis_registry.store import catalog
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 from synaxis_registry.store.migrate import migrate
 
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
 CATALOG = ConsumerSpec(subjects.STREAM_CATALOG, "registry-catalog", max_ack_pending=1, ack_wait_s=60)
 OBSERVATION = ConsumerSpec(subjects.STREAM_OBSERVATION, "registry-observation", max_ack_pending=64, batch=4)
-USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=512, batch=32)
+USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=4096, batch=256, ack_wait_s=30)
 
 TENANTS_NOTICE, OUTBOX_NOTICE = "synaxis_tenants", "synaxis_outbox"
 NOTICES = ("synaxis_changed", TENANTS_NOTICE, OUTBOX_NOTICE)
@@ -50,13 +66,20 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     await database.connect()
     await migrate(database)
 
-    snapshot = Snapshot(database, clock)
+    async def tell(hint: PlansStale) -> None:
+        try:
+            await bus.publish(subjects.PLANS_STALE, hint)
+        except BusUnavailable as error:
+            log.warning("hint_not_sent", error=str(error))  # plans end by their own expiry
+
+    snapshot = Snapshot(database, clock, tell)
     health.add("snapshot", snapshot.problem)
     await snapshot.refresh()
     resolving = Resolving()
     outbox = Outbox(database, bus)
     chores = Chores(database, bus, snapshot, clock)
     routing = RoutingHandlers(database, snapshot, clock)
+    leases = LeaseHandlers(database)
     discovery = DiscoveryHandlers(database, snapshot, clock)
     jobs = JobHandlers(database)
     catalogs = CatalogHandlers(database, resolving, clock)
@@ -67,8 +90,9 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
         await _set_aside(database, delivery, reason)
 
     consumers = [
-        DurableConsumer(bus, spec, _guarded(handler), dead_letter)
-        for spec, handler in ((CATALOG, catalogs.handle), (OBSERVATION, reports.poll), (USAGE, reports.call))
+        DurableConsumer(bus, CATALOG, _guarded(catalogs.handle), dead_letter),
+        DurableConsumer(bus, OBSERVATION, _guarded(reports.poll), dead_letter),
+        BatchConsumer(bus, USAGE, _guarded(reports.calls), dead_letter),
     ]
     for spec, consumer in zip((CATALOG, OBSERVATION, USAGE), consumers, strict=True):
         health.add(spec.durable, consumer.problem)
@@ -84,13 +108,17 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("notices", lambda: database.listen(NOTICES, on_notice))
     tasks.start("outbox", outbox.run)
     tasks.start("polls", chores.ask_for_polls)
+    tasks.start("lapse", chores.lapse)
     tasks.start("tidy", chores.tidy)
+    tasks.start("partitions", chores.make_partitions)
     tasks.start("forgive", chores.forgive)
 
     bus.broker.add_middleware(Answering)
     bus.answer(subjects.ROUTE, routing.route, workers=ROUTE_WORKERS)
     bus.answer(subjects.MODELS, routing.models, workers=ADMIN_WORKERS)
-    bus.answer(subjects.LEASE_RETURN, routing.give_back, workers=ADMIN_WORKERS)
+    bus.answer(subjects.LEASE_RETURN, leases.give_back, workers=ADMIN_WORKERS)
+    bus.answer(subjects.LEASE_PROVIDER, leases.provider, workers=ADMIN_WORKERS)
+    bus.answer(subjects.LEASE_ALIVE, leases.alive, workers=ADMIN_WORKERS)
     bus.answer(subjects.DISCOVERY_TARGETS, discovery.targets)
     bus.answer(subjects.JOB_CLAIM, jobs.claim)
     bus.answer(subjects.JOB_HEARTBEAT, jobs.heartbeat)
@@ -114,12 +142,12 @@ def _verb(admin: AdminVerbs, name: str) -> Callable[[NatsMessage], Awaitable[Adm
     return verb
 
 
-def _guarded(handler: Callable[[Delivery], Awaitable[None]]) -> Callable[[Delivery], Awaitable[None]]:
+def _guarded(handler: Callable[[T], Awaitable[None]]) -> Callable[[T], Awaitable[None]]:
     """What a failure of a handler means to a consumer."""
 
-    async def guarded(delivery: Delivery) -> None:
+    async def guarded(delivered: T) -> None:
         try:
-            await handler(delivery)
+            await handler(delivered)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False, include_context=False)
             raise Poison(f"not a valid message: {problems[:3]}") from error

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 
+import nats.errors
 from prometheus_client import Counter
 
 from synaxis_common import subjects
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import Clock
+from synaxis_common.contracts.leases import GATEWAY_TTL_S
 from synaxis_common.contracts.observation import PollRequested
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.availability import discovery_target, forgive
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord
+from synaxis_registry.handlers.admin import dead_letters
 from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import catalog, ledger
 from synaxis_registry.store.database import Database, DatabaseUnavailable
@@ -25,14 +29,36 @@ log = get_logger(__name__)
 POLL_EVERY_S = 0.5
 TIDY_EVERY_S = 30.0
 FORGIVE_EVERY_S = 900.0
+LAPSE_EVERY_S = 5.0
+FLUSH_TIMEOUT_S = 2
+PARTITIONS_EVERY_S = 86_400.0
+PARTITIONS_AHEAD = 2
+"""Months of the ledger that are made before they begin."""
 
-LAPSED = Counter(
-    "synaxis_permits_lapsed_total", "Permits that expired without a report, charged at worst case"
-)
+LAPSED = Counter("synaxis_leases_lapsed_total", "Leases that nobody reported on, charged at worst case")
+LAPSED_USD = Counter("synaxis_lapsed_usd_total", "Money charged unconfirmed for lapsed leases, in USD")
+
+
+@dataclass(slots=True)
+class Hearing:
+    """Since when this registry would have noted a gateway that is there, by the monotonic clock."""
+
+    since: float
+    looked_at: float
+
+    def look(self, now: float, *, is_fit: bool) -> None:
+        """Note whether the bus and the database are there. One who slept between two looks heard nothing."""
+        if not is_fit or now - self.looked_at > 2 * LAPSE_EVERY_S:
+            self.since = now
+        self.looked_at = now
+
+    def is_sure(self, now: float) -> bool:
+        """Whether a gateway that was not noted for `GATEWAY_TTL_S` is dead, and not just unheard."""
+        return now - self.since > GATEWAY_TTL_S
 
 
 class Chores:
-    """Asks for due polls, charges lapsed permits, removes what is no longer needed."""
+    """Asks for due polls, charges what dead gateways hold, removes what is no longer needed."""
 
     def __init__(self, database: Database, bus: Bus, snapshot: Snapshot, clock: Clock) -> None:
         self._database, self._bus, self._snapshot, self._clock = database, bus, snapshot, clock
@@ -52,18 +78,68 @@ class Chores:
                 log.warning("polls_not_asked_for", error=str(error))
             await asyncio.sleep(POLL_EVERY_S)
 
+    async def lapse(self) -> None:
+        """Charge what dead gateways hold.
+
+        Not before this registry itself has been on the bus for as long as a gateway may be silent: after the
+        bus was away every gateway looks dead.
+        """
+        begun = self._clock.monotonic()
+        hearing = Hearing(since=begun, looked_at=begun)
+        while True:
+            await asyncio.sleep(LAPSE_EVERY_S)
+            hearing.look(self._clock.monotonic(), is_fit=await self._is_on_the_bus())
+            is_sure = hearing.is_sure(self._clock.monotonic())
+            try:
+                while await self._lapse(GATEWAY_TTL_S if is_sure else ledger.LAPSE_AFTER_S):
+                    continue  # there were more than are taken at a time
+            except DatabaseUnavailable as error:
+                hearing.look(self._clock.monotonic(), is_fit=False)
+                log.warning("not_lapsed", error=str(error))
+
+    async def _is_on_the_bus(self) -> bool:
+        """Whether the server answers: a black-holed connection seems to be there for a while."""
+        if not self._bus.is_connected:
+            return False
+        try:
+            await self._bus.client.flush(FLUSH_TIMEOUT_S)
+        except (TimeoutError, nats.errors.Error) as error:
+            log.debug("bus_not_flushed", error=type(error).__name__)
+            return False
+        return True
+
+    async def _lapse(self, gateway_ttl_s: float) -> bool:
+        """Charge some of them. True: there may be more."""
+        lapsed = await self._database.run(lambda connection: ledger.lapse(connection, gateway_ttl_s))
+        for gateway_id in sorted({one.gateway_id for one in lapsed}):
+            held = [one.usd for one in lapsed if one.gateway_id == gateway_id]
+            LAPSED.inc(len(held))
+            LAPSED_USD.inc(float(sum(held)))
+            log.warning("leases_lapsed", gateway=gateway_id, leases=len(held), usd=str(sum(held)))
+        return len(lapsed) >= ledger.LAPSED_AT_MOST
+
     async def tidy(self) -> None:
-        """Charge lapsed permits, and forget old buckets and permits."""
+        """Forget old windows and leases, and count what was set aside."""
         while True:
             try:
-                lapsed = await self._database.run(ledger.lapse)
-                if lapsed:
-                    LAPSED.inc(lapsed)
-                    log.warning("permits_lapsed", count=lapsed)
                 await self._database.run(ledger.forget)
+                await self._database.run(dead_letters.measure)
             except DatabaseUnavailable as error:
                 log.warning("not_tidied", error=str(error))
             await asyncio.sleep(TIDY_EVERY_S)
+
+    async def make_partitions(self) -> None:
+        """Make the next months of the ledger."""
+        while True:
+            try:
+                await self._database.run(
+                    lambda connection: ledger.make_partitions(connection, PARTITIONS_AHEAD)
+                )
+            except DatabaseUnavailable as error:
+                log.warning("partitions_not_made", error=str(error))
+                await asyncio.sleep(TIDY_EVERY_S)
+            else:
+                await asyncio.sleep(PARTITIONS_EVERY_S)
 
     async def forgive(self) -> None:
         """Let models that live requests did not find a day ago be tried again."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from prometheus_client import Gauge
 
 from synaxis_common.clock import Clock
+from synaxis_common.contracts.leases import PlansStale
 from synaxis_common.logging import get_logger
 from synaxis_registry.core import health
-from synaxis_registry.core.catalog import ApiKey, Catalog, EndpointHealth, EndpointKey, Gone, Limit
+from synaxis_registry.core.catalog import (
+    ApiKey,
+    Catalog,
+    EndpointHealth,
+    EndpointKey,
+    Gone,
+    KeyLimit,
+    Limit,
+)
 from synaxis_registry.core.effective import effective_endpoint, effective_model, effective_provider
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
+from synaxis_registry.core.stale import stale
 from synaxis_registry.store import catalog as stored
 from synaxis_registry.store import queries
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
@@ -45,14 +55,24 @@ class _Delta:
     revoked: frozenset[str]
     limits: tuple[Limit, ...]
     lifted: frozenset[tuple[str, str]]
+    key_limits: tuple[KeyLimit, ...]
+    lifted_keys: frozenset[str]
+    tenant_of: dict[str, str]
+    """By key id, of the keys that have a limit among all this."""
     health: dict[EndpointKey, EndpointHealth]
 
 
-class Snapshot:
-    """Holds the present `Catalog`. Readers take `catalog` once a decision; it is replaced, never changed."""
+Tell = Callable[[PlansStale], Awaitable[None]]
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database, self._clock = database, clock
+
+class Snapshot:
+    """Holds the present `Catalog`. Readers take `catalog` once a decision; it is replaced, never changed.
+
+    `tell` hears what a change makes wrong in plans that were made before it.
+    """
+
+    def __init__(self, database: Database, clock: Clock, tell: Tell) -> None:
+        self._database, self._clock, self._tell = database, clock, tell
         self.catalog = Catalog.build()
         self.providers: dict[str, ProviderRecord] = {}
         self._health: dict[EndpointKey, EndpointHealth] = {}
@@ -114,6 +134,7 @@ class Snapshot:
         rows = await asyncio.to_thread(lambda: tuple(PROVIDER_MODEL.read(text) for text in texts))
         keys = await connection.fetch(SQL["keys"], since)
         limits = await connection.fetch(SQL["limits"], since)
+        key_limits = await connection.fetch(SQL["key_limits"], since)
         measured = await connection.fetch(SQL["health"], since)
         return _Delta(
             horizon=horizon,
@@ -134,6 +155,13 @@ class Snapshot:
             lifted=frozenset(
                 (row["tenant_id"], row["global_model_id"]) for row in limits if row["deleted_at"] is not None
             ),
+            key_limits=tuple(
+                KeyLimit(**{name: row[name] for name in KeyLimit.__slots__})
+                for row in key_limits
+                if row["deleted_at"] is None
+            ),
+            lifted_keys=frozenset(row["key_id"] for row in key_limits if row["deleted_at"] is not None),
+            tenant_of={row["key_id"]: row["tenant_id"] for row in key_limits},
             health={
                 (row["provider_id"], row["provider_model_id"]): health.view(HEALTH.read(row["state"]))
                 for row in measured
@@ -152,8 +180,14 @@ class Snapshot:
     async def _apply(self, delta: _Delta) -> None:
         providers = {**self.providers, **{record.provider_id: record for record in delta.providers}}
         self._health.update(delta.health)
+        before = self.catalog
         catalog = await asyncio.to_thread(self._with, delta, providers)  # indexing names takes a while
+        is_first = self._horizon == stored.FIRST  # nobody has a plan that was made by this registry before
         self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
+        if catalog is not before and not is_first:
+            hint = await asyncio.to_thread(stale, before, catalog, _changed_tenants(before, delta))
+            if hint is not None:
+                await self._tell(hint)
 
     def _with(self, delta: _Delta, providers: Mapping[str, ProviderRecord]) -> Catalog:
         endpoints = {
@@ -166,7 +200,10 @@ class Snapshot:
             if known is not None:
                 endpoints[key] = replace(known, health=measured)
         if not any(
-            (delta.providers, endpoints, delta.models, delta.keys, delta.revoked, delta.limits, delta.lifted)
+            (
+                *(delta.providers, endpoints, delta.models, delta.keys, delta.revoked),
+                *(delta.limits, delta.lifted, delta.key_limits, delta.lifted_keys),
+            )
         ):
             return self.catalog
         return self.catalog.updated(
@@ -175,12 +212,35 @@ class Snapshot:
             endpoints=endpoints.values(),
             keys=delta.keys,
             limits=delta.limits,
+            key_limits=delta.key_limits,
             gone=Gone(
                 models=frozenset(record.id for record in delta.models if record.merged_into is not None),
                 keys=delta.revoked,
                 limits=delta.lifted,
+                key_limits=delta.lifted_keys,
             ),
         )
+
+
+def _changed_tenants(before: Catalog, delta: _Delta) -> frozenset[str]:
+    """Tenants with a key or a limit that is not as it was. A delta tells of some rows twice."""
+    return frozenset(
+        (
+            *(before.keys[one].tenant_id for one in delta.revoked if one in before.keys),
+            *(
+                one.tenant_id
+                for one in delta.limits
+                if before.limits.get((one.tenant_id, one.global_model_id)) != one
+            ),
+            *(tenant_id for tenant_id, model_id in delta.lifted if (tenant_id, model_id) in before.limits),
+            *(
+                delta.tenant_of[one.key_id]
+                for one in delta.key_limits
+                if before.key_limits.get(one.key_id) != one
+            ),
+            *(delta.tenant_of[key_id] for key_id in delta.lifted_keys if key_id in before.key_limits),
+        )
+    )
 
 
 async def _either(event: asyncio.Event, timeout_s: float) -> None:

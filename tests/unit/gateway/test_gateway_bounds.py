@@ -15,10 +15,14 @@ from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.routing import Candidate, RateLimitView
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.health import Health
+from synaxis_gateway.admission.admission import Admission
+from synaxis_gateway.admission.provider_limits import ProviderLimits
+from synaxis_gateway.admission.returns import Returns
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.attempt import Attempts
 from synaxis_gateway.dispatch.classify import Follows, Verdict
 from synaxis_gateway.dispatch.cooldown import LONGEST_S, TRIAL_S, Cooldowns
+from synaxis_gateway.dispatch.cover import Cover
 from synaxis_gateway.dispatch.failover import Failover
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.retry_budget import CAP, CONCURRENT_FLOOR, RetryBudget
@@ -49,9 +53,12 @@ async def app() -> web.Application:
     registry = Registry(bus, clock, 1.0)
     client = UpstreamClient(max_answer_bytes=1)
     await client.close()
-    failover = Failover(Attempts(client, {}), RetryBudget(), Cooldowns())
+    returns = Returns(bus, clock)
+    admission = Admission(registry, clock, returns, "g", plan_hard_age_s=300)
+    cover = Cover(admission, ProviderLimits(registry, clock, returns, "g"))
+    failover = Failover(Attempts(client, {}), RetryBudget(), Cooldowns(), cover)
     own = [
-        *OpenAIHandlers(settings(), clock, registry, failover, Reports(bus, 1)).routes(),
+        *OpenAIHandlers(settings(), clock, admission, failover, Reports(bus, 1, None), "g").routes(),
         *ModelsHandlers(registry).routes(),
         *AdminHandlers(settings(), bus, clock).routes(),
     ]

@@ -13,15 +13,22 @@ import pytest
 from synaxis_common import ids
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import SystemClock
-from synaxis_common.contracts.base import Message
-from synaxis_common.contracts.routing import LeaseReturn, RefusalCode, RouteRefusal, RouteReply, RouteRequest
+from synaxis_common.contracts.leases import LeaseAsk
+from synaxis_common.contracts.routing import RefusalCode, RouteRefusal, RouteReply, RouteRequest
 from synaxis_common.contracts.usage import CallReport, RequestOutcome
 from synaxis_common.settings import ServiceSettings
+from synaxis_gateway.admission.shape import shape_of
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.routing import ASK_AGAIN_AFTER_S, Registry
 from synaxis_gateway.wire import openai_request
 
-ASK = openai_request.parse(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', "chat")
+SHAPE = shape_of(
+    openai_request.parse(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', "chat"), "hash"
+)
+
+
+def ask() -> LeaseAsk:
+    return LeaseAsk(lease_id=ids.uuid7(), gateway_id="g")
 
 
 class FlakyBus(Bus):
@@ -33,7 +40,6 @@ class FlakyBus(Bus):
         self.silent = silent
         self.stored: list[str] = []
         self.tried: list[str] = []
-        self.published: list[Message] = []
         self.asked: list[RouteRequest] = []
 
     async def store(self, subject: str, payload: bytes, message_id: str, timeout: float = 5.0) -> int:
@@ -43,9 +49,6 @@ class FlakyBus(Bus):
             raise BusUnavailable(subject)
         self.stored.append(message_id)
         return len(self.stored)
-
-    async def publish(self, subject: str, message: Message) -> None:
-        self.published.append(message)
 
     async def request_bytes(self, subject, payload, reply, timeout, headers=None):  # type: ignore[no-untyped-def]
         request = RouteRequest.model_validate_json(payload)
@@ -87,7 +90,7 @@ async def publishing(reports: Reports) -> AsyncIterator[None]:
 
 async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None:
     bus = FlakyBus()
-    reports = Reports(bus, capacity=1000)
+    reports = Reports(bus, capacity=1000, spool=None)
     sent = [ids.uuid7() for _ in range(200)]
     async with publishing(reports):
         for request_id in sent:
@@ -98,7 +101,7 @@ async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None
 
 async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> None:
     bus = FlakyBus(failures=3)
-    reports = Reports(bus, capacity=10)
+    reports = Reports(bus, capacity=10, spool=None)
     request_id = ids.uuid7()
     async with publishing(reports):
         reports.submit(report(request_id))
@@ -108,14 +111,14 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
 
 
 async def test_what_could_not_be_stored_before_the_end_is_counted() -> None:
-    reports = Reports(FlakyBus(failures=1000), capacity=10)
+    reports = Reports(FlakyBus(failures=1000), capacity=10, spool=None)
     async with publishing(reports):
         reports.submit(report(ids.uuid7()))
         assert await reports.flush(0.1) == 1
 
 
 async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_report() -> None:
-    reports = Reports(FlakyBus(), capacity=1)
+    reports = Reports(FlakyBus(), capacity=1, spool=None)
     assert reports.problem() is None
     for _ in range(2):
         reports.submit(report(ids.uuid7()))
@@ -125,29 +128,20 @@ async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_re
     assert reports.problem() is None
 
 
-async def test_an_unused_permit_is_given_back() -> None:
-    bus = FlakyBus()
-    reports = Reports(bus, capacity=1)
-    unused = LeaseReturn(lease_id=ids.uuid7(), tenant_id="t", unused_permits=1)
-    async with publishing(reports):
-        reports.give_back(unused)
-        await reports.flush(2.0)
-    assert bus.published == [unused]
-
-
 @pytest.mark.parametrize("bus", [FlakyBus(silent=1), FlakyBus(failures=1)], ids=["silent", "absent"])
 async def test_a_registry_that_does_not_answer_is_followed_by_another_with_the_same_question(
     bus: FlakyBus,
 ) -> None:
     registry = Registry(bus, SystemClock(), timeout_s=3.0)
     async with asyncio.timeout(ASK_AGAIN_AFTER_S + 1):
-        answer = await registry.route(ASK, "hash", ids.uuid7())
+        answer, is_repeated = await registry.route(SHAPE, ask())
     assert isinstance(answer, RouteRefusal)
+    assert is_repeated
     assert len(bus.asked) == 2
-    assert bus.asked[0] == bus.asked[1], "one request id, so that it is booked once"
+    assert bus.asked[0] == bus.asked[1], "one lease id, so that it is booked once"
 
 
 async def test_when_no_registry_answers_the_bus_is_said_to_be_unavailable() -> None:
     registry = Registry(FlakyBus(failures=9), SystemClock(), timeout_s=3.0)
     with pytest.raises(BusUnavailable):
-        await registry.route(ASK, "hash", ids.uuid7())
+        await registry.route(SHAPE, ask())

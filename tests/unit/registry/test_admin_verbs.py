@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import product
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from pydantic import SecretStr
@@ -17,6 +19,8 @@ from synaxis_common.contracts.catalog import Prices
 from synaxis_common.settings import ServiceSettings
 from synaxis_registry.core.records import CatalogSaid, ProviderModelRecord, ProviderRecord
 from synaxis_registry.handlers.admin import VERBS, AdminVerbs
+from synaxis_registry.handlers.admin.limits import budget_percent
+from synaxis_registry.handlers.admin.paging import cursor_after
 from synaxis_registry.handlers.admin.provider_models import provider_model_row
 from synaxis_registry.handlers.admin.providers import row as provider_row
 from synaxis_registry.resolving import Resolving
@@ -32,7 +36,7 @@ PUBLIC = {"base_url": "https://api.example.com/v1"}
 def admin_verbs(**settings: Any) -> AdminVerbs:
     """The verbs of a registry whose database is away: what is not refused first is `unavailable`."""
     database, clock = Database("", 2), SystemClock()
-    snapshot = Snapshot(database, clock)
+    snapshot = Snapshot(database, clock, AsyncMock())
     catalog = CatalogSaid(name="Groq", api_key_envs=("GROQ_API_KEY",))
     snapshot.providers["groq"] = ProviderRecord("groq", "Groq", "models.dev", catalog=catalog)
     configured = RegistrySettings(
@@ -130,6 +134,11 @@ async def test_a_payload_that_is_no_request_is_invalid() -> None:
         ("limit.put", {"tenant": "t", "model": "*"}, {"allowed_rpm": -1}, "allowed_rpm"),
         ("limit.put", {"tenant": "t", "model": "*"}, {"monthly_budget_usd": "NaN"}, "monthly_budget_usd"),
         ("tenant.get", {"tenant": "a\x00b"}, None, "tenant"),
+        ("dead-letter.replay", {}, None, "id"),
+        ("dead-letter.delete", {"id": "one"}, None, "id"),
+        ("dead-letter.replay", {"id": "-1"}, None, "id"),
+        ("dead-letter.replay", {"id": "٣"}, None, "id"),
+        ("dead-letter.delete", {"id": "9" * 30}, None, "id"),
         ("model.get", {"model": "m" * 5000}, None, "model"),
         ("route", {}, {"model": "m", "needs": {"input_tokens": -1}}, "needs.input_tokens"),
     ],
@@ -142,13 +151,84 @@ async def test_what_is_wrong_with_an_input_is_named(
     assert reply.error
 
 
+WRONG_NUMBERS: tuple[Any, ...] = (-1, 1.5, "many", 2**53, 10**30, [1])
+WRONG_AMOUNTS: tuple[Any, ...] = (
+    "NaN", "Infinity", "-0.01", "1e12", "1e400", 10**12, "0.0000000000001", "ten", {},
+)  # fmt: skip
+WRONG_LIMITS = [
+    *product(("allowed_rpm", "allowed_tpm", "allowed_concurrency"), WRONG_NUMBERS),
+    *product(("monthly_budget_usd",), WRONG_AMOUNTS),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_LIMITS)
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("limit.put", {"tenant": "t", "model": "*"}),
+        ("key-limit.put", {"tenant": "t", "key_id": "k"}),
+    ],
+)
+async def test_a_limit_that_makes_no_sense_is_refused_by_its_name(
+    verb: str, path: dict[str, str], name: str, value: Any
+) -> None:
+    reply = await ask(verb, {name: value}, path)
+    assert (reply.status, reply.field) == (AdminStatus.INVALID, name)
+    assert name in (reply.error or "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("limit.put", {"tenant": "t", "model": "*"}),
+        ("key-limit.put", {"tenant": "t", "key_id": "k"}),
+    ],
+)
+async def test_a_limit_may_be_nothing_at_all_or_very_much(verb: str, path: dict[str, str]) -> None:
+    limits: tuple[dict[str, Any], ...] = (
+        {"allowed_rpm": 0, "allowed_tpm": 0, "allowed_concurrency": 0, "monthly_budget_usd": "0"},
+        {"allowed_rpm": 2**31 - 1, "allowed_tpm": 2**53 - 1, "allowed_concurrency": 2**31 - 1},
+        {"monthly_budget_usd": "999999999999.999999999999"},
+        {"monthly_budget_usd": 12.5, "allowed_rpm": None},
+        {},
+    )
+    for body in limits:
+        assert (await ask(verb, body, path)).status is AdminStatus.UNAVAILABLE, body
+
+
+async def test_a_key_cannot_be_kept_from_models_by_its_limits() -> None:
+    reply = await ask("key-limit.put", {"allowed": False}, {"tenant": "t", "key_id": "k"})
+    assert (reply.status, reply.field) == (AdminStatus.INVALID, "allowed")
+
+
+@pytest.mark.parametrize(
+    ("spent", "budget", "percent"),
+    [
+        ("1", None, None),
+        ("0", "12.50", 0.0),
+        ("5", "12", 41.66),
+        ("99.99999", "100", 99.99),
+        ("100", "100", 100.0),
+        ("150", "100", 150.0),
+        ("0", "0", 100.0),
+        ("999999999999", "0.000000000001", 999999999999e14),
+    ],
+)
+def test_a_budget_is_said_to_be_spent_only_when_it_is(
+    spent: str, budget: str | None, percent: float | None
+) -> None:
+    assert budget_percent(Decimal(spent), None if budget is None else Decimal(budget)) == percent
+
+
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "ten", "", "٣", "9" * 5000])
 async def test_a_limit_is_a_number_from_1_to_1000(limit: str) -> None:
     reply = await ask("tenant.list", query={"limit": limit})
     assert (reply.status, reply.field) == (AdminStatus.INVALID, "limit")
 
 
-@pytest.mark.parametrize("verb", ["provider.list", "model.list", "provider-model.list", "tenant.list"])
+@pytest.mark.parametrize(
+    "verb", ["provider.list", "model.list", "provider-model.list", "tenant.list", "dead-letter.list"]
+)
 @pytest.mark.parametrize(
     "cursor", ["", "x", "é", "bnVsbA==", "WzFd", "WyJhIiwiYiIsImMiXQ==", "WyJcdWQ4MDAiXQ=="]
 )
@@ -165,6 +245,29 @@ async def test_usage_groups_by_what_it_knows_and_takes_iso_times() -> None:
     ):
         reply = await ask("usage.query", query={name: value})
         assert (reply.status, reply.field) == (AdminStatus.INVALID, name)
+
+
+@pytest.mark.parametrize("key", ["x", "-1", "9" * 30, "1.5"])
+async def test_a_cursor_of_dead_letters_holds_a_number(key: str) -> None:
+    reply = await ask("dead-letter.list", query={"cursor": cursor_after(key)})
+    assert (reply.status, reply.field) == (AdminStatus.INVALID, "cursor")
+
+
+async def test_usage_needs_ends_in_order_and_by_the_hour_few_days() -> None:
+    reply = await ask("usage.query", query={"from": "2026-02-02", "to": "2026-02-01"})
+    assert (reply.status, reply.field) == (AdminStatus.INVALID, "from")
+    for ends in (
+        {},
+        {"from": "2026-02-01"},
+        {"to": "2026-02-01"},
+        {"from": "2026-02-01", "to": "2026-02-08T00:00:01"},
+    ):
+        reply = await ask("usage.query", query={"group_by": "tenant,hour", **ends})
+        assert (reply.status, reply.field) == (AdminStatus.INVALID, "group_by"), ends
+    week = {"group_by": "hour", "from": "2026-02-01", "to": "2026-02-08"}
+    assert (await ask("usage.query", query=week)).status is AdminStatus.UNAVAILABLE, "fine, but for Postgres"
+    widest = {"from": "0001-01-01", "to": "9999-12-31T23:59:59.999999"}
+    assert (await ask("usage.query", query=widest)).status is AdminStatus.UNAVAILABLE
 
 
 async def test_only_the_jobs_that_exist_can_be_run() -> None:

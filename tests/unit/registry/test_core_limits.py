@@ -15,7 +15,6 @@ from synaxis_registry.core.limits import (
     applicable,
     is_allowed,
     month_start,
-    next_month_start,
 )
 
 
@@ -45,7 +44,6 @@ def test_a_models_own_word_on_whether_it_is_allowed_beats_the_one_for_all() -> N
 def test_a_month_is_utcs_wherever_the_time_is_told() -> None:
     still_june_in_utc = datetime(2026, 7, 1, 1, tzinfo=timezone(timedelta(hours=2)))
     assert month_start(still_june_in_utc) == datetime(2026, 6, 1, tzinfo=UTC)
-    assert next_month_start(datetime(2026, 12, 31, 23, tzinfo=UTC)) == datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @given(
@@ -88,4 +86,26 @@ def test_what_is_larger_than_the_limit_is_never_admitted() -> None:
 def test_a_full_window_is_free_again_after_61_buckets() -> None:
     window = Window().booked(100, 10)
     assert window.retry_after_s(100, 1, 10) == BUCKETS
-    assert window.booked(100 + BUCKETS, 1).buckets == {161: 1}, "what no window sees is forgotten"
+    assert window.used(100 + BUCKETS) == 0
+    assert window.seen_at(100 + BUCKETS - 1) == window
+    assert window.seen_at(100 + BUCKETS) == Window(), "what no window sees is forgotten"
+
+
+def test_what_is_booked_ahead_counts_at_once_and_until_its_own_minute_is_over() -> None:
+    window = Window().booked(102, 3)
+    assert window.used(100) == 3
+    assert window.used(102 + WINDOW_S) == 3
+    assert window.used(102 + BUCKETS) == 0
+    assert window.reset_s(100) == 2 + BUCKETS
+    assert window.reset_s(102 + BUCKETS) is None
+
+
+def test_booking_ahead_forgets_nothing_that_a_window_still_sees() -> None:
+    assert Window().booked(40, 1).booked(102, 1).used(100) == 2
+
+
+def test_what_is_given_back_is_free_where_it_was_booked() -> None:
+    window = Window().booked(100, 3).booked(100, -2)
+    assert window.used(100) == 1
+    assert window.admits(100, 2, 3)
+    assert not window.admits(100, 3, 3)

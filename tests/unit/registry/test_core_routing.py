@@ -32,12 +32,14 @@ from synaxis_common.contracts.routing import (
     RefusalCode,
     RouteRefusal,
 )
+from synaxis_common.pricing import PROMPT_OVERHEAD_TOKENS
 from synaxis_registry.core.catalog import (
     Catalog,
     Endpoint,
     EndpointHealth,
     GlobalModel,
     Gone,
+    KeyLimit,
     Limit,
     Provider,
 )
@@ -356,7 +358,8 @@ def test_a_budget_books_the_worst_case_of_the_dearest_candidate() -> None:
     )
     found = routed(world, needs=Needs(input_tokens=1000, max_output_tokens=1000))
     assert found.limits == (budget,)
-    assert found.booking.usd == Decimal("0.01"), "4,000 and 1,000 tokens at 2 USD for a million"
+    tokens = 4_000 + PROMPT_OVERHEAD_TOKENS + 1_000
+    assert found.booking.usd == Decimal(2 * tokens) / 1_000_000
     assert (found.booking.requests, found.booking.tokens) == (1, 2000)
 
 
@@ -364,6 +367,38 @@ def test_what_has_no_price_cannot_be_used_within_a_budget() -> None:
     budget = Limit(TENANT, "m", monthly_budget_usd=usd(10))
     refusal = refused(catalog(endpoint("a", cost=Prices()), limits=[budget]))
     assert reasons(refusal) == {"a": "price_unknown"}
+
+
+def test_a_key_has_limits_besides_those_of_its_tenant() -> None:
+    of_all, of_model = Limit(TENANT, "*", allowed_rpm=5), Limit(TENANT, "m", allowed_concurrency=2)
+    of_key = KeyLimit("key-1", allowed_tpm=9)
+    world = catalog(endpoint("a"), limits=[of_all, of_model])
+    world = world.updated(key_limits=[of_key, KeyLimit("key-2", allowed_rpm=0)])
+    assert routed(world).limits == (of_all, of_model, of_key)
+    world = world.updated(gone=Gone(key_limits=frozenset({"key-1"})))
+    assert routed(world).limits == (of_all, of_model)
+
+
+def test_a_key_limit_that_bounds_nothing_is_not_booked() -> None:
+    assert routed(catalog(endpoint("a")).updated(key_limits=[KeyLimit("key-1")])).limits == ()
+
+
+def test_the_budget_of_a_key_books_and_asks_for_prices_as_that_of_a_tenant() -> None:
+    world = catalog(endpoint("a", cost=prices("1", "1")), endpoint("b", cost=Prices()))
+    world = world.updated(key_limits=[KeyLimit("key-1", monthly_budget_usd=usd(10))])
+    found = routed(world, needs=Needs(input_tokens=1000, max_output_tokens=1000))
+    assert reasons(found) == {"b": "price_unknown"}
+    assert found.booking.usd == Decimal(4_000 + PROMPT_OVERHEAD_TOKENS + 1_000) / 1_000_000
+
+
+@pytest.mark.parametrize("limited", ["endpoint", "provider", None])
+def test_a_candidate_says_whether_its_provider_has_limits_of_its_own(limited: str | None) -> None:
+    of_endpoint, of_provider = (1_000 if limited == one else None for one in ("endpoint", "provider"))
+    world = catalog(
+        endpoint("a", rate_limit_tpm=of_endpoint), providers=[provider("a", rate_limit_rpm=of_provider)]
+    )
+    candidate = to_plan(routed(world)).candidates[0]
+    assert candidate.is_rate_limited == (limited is not None)
 
 
 def test_a_plan_tells_the_gateway_what_it_needs_and_no_more_candidates_than_it_can_try() -> None:

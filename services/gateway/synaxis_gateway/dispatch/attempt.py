@@ -96,7 +96,9 @@ class Attempts:
                     return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
                 if not call.ask.stream:
                     return await self._whole(call, attempt, answer)
-                stream = UpstreamStream(answer, attempt, call.clock, drop_usage=not call.ask.usage_asked)
+                stream = UpstreamStream(
+                    answer, attempt, call.clock, call.ask.needs, drop_usage=not call.ask.usage_asked
+                )
                 verdict = await stream.wait_for_content()
                 if verdict is not None:
                     return Failed(verdict, answer.status)
@@ -114,7 +116,9 @@ class Attempts:
         match found:
             case openai_answer.WholeAnswer():
                 attempt.content_bytes = found.content_bytes
-                call.succeed(attempt, usage.read(found.usage, attempt.candidate.context_window))
+                call.succeed(
+                    attempt, usage.read(found.usage, attempt.candidate.context_window, call.ask.needs)
+                )
                 return Whole(body)
             case openai_answer.EmbeddedError():
                 return Failed(classify.embedded(found, answer.headers, call.clock.now()), answer.status)

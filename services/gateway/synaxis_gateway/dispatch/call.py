@@ -7,10 +7,11 @@ from datetime import datetime
 from uuid import UUID
 
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.routing import Candidate, LeaseReturn, RoutePlan
+from synaxis_common.contracts.routing import Candidate, RoutePlan
 from synaxis_common.contracts.usage import AttemptOutcome, AttemptReport, CallReport, RequestOutcome
 from synaxis_common.logging import scrub
 from synaxis_gateway import metrics
+from synaxis_gateway.admission.admission import Admitted
 from synaxis_gateway.dispatch.classify import Verdict
 from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_request import OpenAIRequest
@@ -41,7 +42,8 @@ class Call:
 
     request_id: UUID
     ask: OpenAIRequest
-    plan: RoutePlan
+    admitted: Admitted
+    gateway_id: str
     clock: Clock
     started: float
     """On the monotonic clock, when the request came in."""
@@ -49,6 +51,20 @@ class Call:
     deadline: float
     """On the monotonic clock."""
     attempts: list[Attempt] = field(default_factory=list)
+    is_hedged: bool = False
+    """Whoever is slow to begin may get company."""
+    is_concluded: bool = False
+    """It has been reported, and what it did not use given back."""
+
+    @property
+    def plan(self) -> RoutePlan:
+        """Who to try."""
+        return self.admitted.plan
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether its permit still counts: a process that was stopped may wake up long after."""
+        return self.clock.monotonic() < self.admitted.ends_at
 
     def begin(self, candidate: Candidate) -> Attempt:
         """A new attempt."""
@@ -72,14 +88,26 @@ class Call:
         attempt.reading = reading or self._estimate(attempt)
         self._end(attempt, AttemptOutcome.OK)
 
-    def break_off(self, outcome: AttemptOutcome, reason: str, reading: UsageReading | None = None) -> None:
-        """The attempt under way ends without its proper end; nothing happens when there is none."""
-        attempt = self.attempts[-1] if self.attempts else None
-        if attempt is None or attempt.outcome is not None:
-            return
-        attempt.reason = reason
-        attempt.reading = reading or self._estimate(attempt)
-        self._end(attempt, outcome)
+    def break_off(self, outcome: AttemptOutcome, reason: str) -> None:
+        """The attempts under way end without their proper end; nothing happens when there is none."""
+        for attempt in self.attempts:
+            self._break_off(attempt, outcome, reason)
+
+    def give_up(self, candidate: Candidate, reason: str) -> None:
+        """The attempt at `candidate` is not waited for any longer. It may be billed."""
+        for attempt in self.attempts:
+            if attempt.candidate is candidate:
+                self._break_off(attempt, AttemptOutcome.ABANDONED, reason)
+
+    def put_last(self, candidate: Candidate) -> None:
+        """The attempt at `candidate` is the one that counts: the last of all."""
+        self.attempts.sort(key=lambda attempt: attempt.candidate is candidate)
+
+    def _break_off(self, attempt: Attempt, outcome: AttemptOutcome, reason: str) -> None:
+        if attempt.outcome is None:
+            attempt.reason = reason
+            attempt.reading = self._estimate(attempt)
+            self._end(attempt, outcome)
 
     def _estimate(self, attempt: Attempt) -> UsageReading:
         return usage.estimate(self.ask.needs.input_tokens, attempt.content_bytes)
@@ -105,19 +133,14 @@ class Call:
         last = self.attempts[-1] if self.attempts else None
         return None if last is None or last.first_token is None else last.first_token - self.started
 
-    def unused_permit(self) -> LeaseReturn | None:
-        """What was booked and is not going to be used: no provider ever got the request."""
-        permit = self.plan.permit
-        if permit is None or self.reached_a_provider:
-            return None
-        return LeaseReturn(lease_id=permit.lease_id, tenant_id=self.plan.tenant_id, unused_permits=1)
-
     def report(self, http_status: int) -> CallReport:
         """What the registry is told when all is over."""
-        permit = self.plan.permit
+        draws = tuple(self.admitted.draws)
         return CallReport(
             request_id=self.request_id,
-            lease_id=permit.lease_id if permit is not None and self.reached_a_provider else None,
+            lease_id=draws[0].lease_id if draws else None,
+            draws=draws,
+            gateway_id=self.gateway_id,
             tenant_id=self.plan.tenant_id,
             key_id=self.plan.key_id,
             global_model_id=self._answering_model(),

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from synaxis_common.contracts.routing import Candidate
 from synaxis_gateway import metrics
-from synaxis_gateway.dispatch.attempt import Attempts, Begun, Failed, Whole
+from synaxis_gateway.dispatch.attempt import Attempts, Begun, Failed, Result, Whole
 from synaxis_gateway.dispatch.call import Call
 from synaxis_gateway.dispatch.classify import Follows
 from synaxis_gateway.dispatch.cooldown import Cooldowns
+from synaxis_gateway.dispatch.cover import Cover
+from synaxis_gateway.dispatch.hedge import HedgeBudget, race
 from synaxis_gateway.dispatch.retry_budget import RetryBudget
 
 MAX_ATTEMPTS = 4
@@ -33,49 +35,94 @@ class Exhausted:
 
     all_tried: bool
     """Whether every candidate of the plan was."""
+    spared_for_s: float | None = None
+    """Candidates were left alone because their provider's limits are spent; for how long at least."""
+
+
+class PermitExpired(Exception):
+    """Before the first attempt began the permit's time was over: the request must be admitted anew."""
 
 
 class Failover:
     """Shared by all requests of a gateway, which learn from each other's failures."""
 
-    def __init__(self, attempts: Attempts, budget: RetryBudget, cooldowns: Cooldowns) -> None:
+    def __init__(self, attempts: Attempts, budget: RetryBudget, cooldowns: Cooldowns, cover: Cover) -> None:
         self._attempts = attempts
+        self._cover = cover
+        self._hedges = HedgeBudget()
         self._budget = budget
         self._cooldowns = cooldowns
 
     async def run(self, call: Call) -> Whole | Begun | Refused | Exhausted:
-        """Try candidates until one answers, the client is at fault, or the bounds are reached."""
+        """Try candidates until one answers, the client is at fault, or the bounds are reached.
+
+        Raises PermitExpired.
+        """
         model = call.plan.global_model_id
         queue = self._cooldowns.order(_distinct(call.plan.candidates), call.clock.monotonic())
         refused: Refused | None = None
+        spared: list[float] = []
         self._budget.first_attempt(model)
         while queue and call.tried < MAX_ATTEMPTS:
             if call.attempts and call.deadline - call.clock.monotonic() < LEAST_TIME_S:
                 break
             candidate = queue.pop(0)
+            if not await self._cover.is_paid(call, candidate):
+                continue
+            # Last of all, since the permit that it takes is for an attempt that begins now.
+            wait_s = await self._cover.wait_s(call, candidate)
+            if wait_s is not None:
+                spared.append(wait_s)
+                continue
+            if not call.attempts and not call.may_begin:
+                raise PermitExpired
             # An attempt that no provider heard of was load for nobody.
             is_extra = call.reached_a_provider
             if is_extra and not self._budget.begin_extra(model):
                 metrics.RETRIES_REFUSED.inc()
                 return refused or Exhausted(all_tried=False)
             try:
-                result = await self._attempts.make(
-                    call, candidate, is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS
-                )
+                results = await self._try(call, candidate, queue)
             finally:
                 if is_extra:
                     self._budget.end_extra(model)
-            if not isinstance(result, Failed):
-                self._cooldowns.succeeded(candidate)
-                return result
-            self._cooldowns.failed(candidate, result.verdict, call.clock.monotonic())
-            match result.verdict.follows:
-                case Follows.ANSWER:
-                    return Refused(result.status or 400, result.body)
-                case Follows.NEXT_IF_LARGER:
-                    refused = refused or Refused(result.status or 400, result.body)
-                    queue = [other for other in queue if _is_larger(other, candidate)]
-        return refused or Exhausted(all_tried=not queue)
+            for candidate, result in results:
+                if not isinstance(result, Failed):
+                    self._cooldowns.succeeded(candidate)
+                    return result
+                self._cooldowns.failed(candidate, result.verdict, call.clock.monotonic())
+                match result.verdict.follows:
+                    case Follows.ANSWER:
+                        refused = Refused(result.status or 400, result.body)
+                        queue = []
+                    case Follows.NEXT_IF_LARGER:
+                        refused = refused or Refused(result.status or 400, result.body)
+                        queue = [other for other in queue if _is_larger(other, candidate)]
+        return refused or Exhausted(
+            all_tried=not queue and not spared, spared_for_s=min(spared, default=None)
+        )
+
+    async def _try(
+        self, call: Call, candidate: Candidate, queue: list[Candidate]
+    ) -> list[tuple[Candidate, Result]]:
+        """One attempt, or two where the first is slow to begin and the request wants that."""
+
+        async def make(one: Candidate) -> Result:
+            return await self._attempts.make(call, one, is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS)
+
+        async def backup() -> Candidate | None:
+            if not queue or not self._hedges.spend():
+                return None
+            if not await self._cover.is_paid(call, queue[0]):
+                return None
+            if await self._cover.wait_s(call, queue[0]) is not None:
+                return None
+            return queue.pop(0)
+
+        self._hedges.earn()
+        if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
+            return await race(call, candidate, make, backup)
+        return [(candidate, await make(candidate))]
 
 
 def _is_larger(other: Candidate, than: Candidate) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from synaxis_common.clock import Clock
+from synaxis_common.contracts.routing import Needs
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt
@@ -32,21 +33,26 @@ class StreamCut(Exception):
 class UpstreamStream:
     """One stream from one provider."""
 
-    def __init__(self, answer: UpstreamAnswer, attempt: Attempt, clock: Clock, *, drop_usage: bool) -> None:
+    def __init__(
+        self, answer: UpstreamAnswer, attempt: Attempt, clock: Clock, needs: Needs, *, drop_usage: bool
+    ) -> None:
         self.answer = answer
+        self._needs = needs
         self._attempt = attempt
         self._clock = clock
         self._drop_usage = drop_usage
         self._splitter = EventSplitter()
         self._reader = StreamReader()
         self._ended = False
+        self.is_over = False
+        """The piece that `pieces` gave last is the last one."""
         self._pending: list[Event] = []
         """Events that arrived in one piece with the first content, not looked at yet."""
         self._held: list[bytes] = []
 
     def usage(self) -> UsageReading | None:
         """What the provider said it used."""
-        return usage.read(self._reader.usage, self._attempt.candidate.context_window)
+        return usage.read(self._reader.usage, self._attempt.candidate.context_window, self._needs)
 
     async def wait_for_content(self) -> Verdict | None:
         """Read up to the first real content. A verdict: there is none, and the client knows of nothing.
@@ -94,6 +100,7 @@ class UpstreamStream:
                 reading = self._reader.read(event)
                 self._attempt.content_bytes = self._reader.content_bytes
                 if reading.meaning is Meaning.DONE and self._reader.is_complete:
+                    self.is_over = True
                     yield b"".join([*out, event.raw])
                     return
                 cut = self._reason_to_cut(reading)
@@ -118,6 +125,7 @@ class UpstreamStream:
             quiet_s += self._clock.monotonic() - begun
         if not self._reader.is_complete:
             raise StreamCut("ended without a finish reason")
+        self.is_over = True
         yield DONE
 
     async def drain(self, timeout: float) -> None:

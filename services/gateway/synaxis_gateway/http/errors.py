@@ -13,8 +13,10 @@ from aiohttp import web
 from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch.call import Attempt
-from synaxis_gateway.dispatch.failover import Refused
+from synaxis_gateway.dispatch.failover import Exhausted, Refused
 
+LONGEST_RETRY_AFTER_S = 60.0
+"""OpenAI's clients obey a wait of up to 60 s, and take their own, which is shorter, where it is longer."""
 BUSY_RETRY_AFTER_S = 1
 """Said where something of ours is away: it is back within seconds or needs a human."""
 NO_PROVIDER_RETRY_AFTER_S = 5
@@ -107,7 +109,7 @@ def refusal(refused: RouteRefusal) -> ApiError:
     return ApiError(status, code, refused.message, kind, param, headers, details)
 
 
-def exhausted(attempts: Sequence[Attempt], *, all_tried: bool) -> ApiError:
+def exhausted(attempts: Sequence[Attempt], result: Exhausted) -> ApiError:
     """What it means to the client that no provider answered. Nothing a provider wrote is in it."""
     outcomes = {attempt.outcome for attempt in attempts if attempt.outcome is not AttemptOutcome.NO_KEY}
     details = {
@@ -122,12 +124,15 @@ def exhausted(attempts: Sequence[Attempt], *, all_tried: bool) -> ApiError:
         ]
     }
     waits = [attempt.retry_after_s for attempt in attempts if attempt.retry_after_s is not None]
+    if result.spared_for_s is not None:
+        waits.append(result.spared_for_s)
     headers: dict[str, str] = {}
     if waits:
-        # OpenAI's clients obey a wait of up to 60 s, and take their own where it is longer.
-        headers["Retry-After"] = _whole_seconds(min(min(waits), 60.0), BUSY_RETRY_AFTER_S)
-    elif all_tried:
+        headers["Retry-After"] = _whole_seconds(min(waits), BUSY_RETRY_AFTER_S)
+    elif result.all_tried:
         headers["x-should-retry"] = "false"  # four attempts were made already, a client's would multiply them
+    if not outcomes and result.spared_for_s is not None:
+        outcomes = {AttemptOutcome.RATE_LIMITED}
     if not outcomes:
         return ApiError(
             503,
@@ -194,4 +199,4 @@ def _has_openai_shape(body: bytes) -> bool:
 
 
 def _whole_seconds(seconds: float | None, default: int) -> str:
-    return str(default if seconds is None else max(1, math.ceil(seconds)))
+    return str(default if seconds is None else max(1, math.ceil(min(seconds, LONGEST_RETRY_AFTER_S))))

@@ -10,20 +10,21 @@ from aiohttp import web
 
 from synaxis_common.bus import BusUnavailable
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.routing import RoutePlan, RouteRefusal
+from synaxis_common.contracts.routing import RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.money import plain
 from synaxis_common.pricing import cost
 from synaxis_gateway import metrics
+from synaxis_gateway.admission.admission import Admission, Admitted
 from synaxis_gateway.dispatch.attempt import Begun, Whole
 from synaxis_gateway.dispatch.call import Call
-from synaxis_gateway.dispatch.failover import Exhausted, Failover, Refused
+from synaxis_gateway.dispatch.failover import Exhausted, Failover, PermitExpired, Refused
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.stream import StreamCut, error_event
 from synaxis_gateway.http import body, errors
 from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS, KEY_HASH, LOG_FIELDS, REQUEST_ID
 from synaxis_gateway.http.routes import Policy, Route
-from synaxis_gateway.routing import Registry
+from synaxis_gateway.http.shedding import Load
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_gateway.wire import openai_request
 from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
@@ -37,6 +38,9 @@ ANSWER_MARGIN_S = 0.25
 CLIENT_TIMEOUT_HEADER = "x-stainless-read-timeout"
 """In which OpenAI's clients say how long they wait, in seconds."""
 
+HEDGE_HEADER = "x-synaxis-hedge"
+"""`true`: a second provider is asked when the first has not begun to answer by its 95th percentile."""
+
 
 class OpenAIHandlers:
     """Takes requests apart, has them routed and dispatched, and hands the answers over."""
@@ -45,13 +49,16 @@ class OpenAIHandlers:
         self,
         settings: GatewaySettings,
         clock: Clock,
-        registry: Registry,
+        admission: Admission,
         failover: Failover,
         reports: Reports,
+        gateway_id: str,
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._registry = registry
+        self._admission = admission
+        self._gateway_id = gateway_id
+        self._load = Load(settings.max_in_flight)
         self._failover = failover
         self._reports = reports
         self.abandoning = False
@@ -78,6 +85,10 @@ class OpenAIHandlers:
         return await self._serve(request, "embeddings")
 
     async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        with self._load.entered(request[KEY_HASH]):
+            return await self._take(request, endpoint)
+
+    async def _take(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         started, started_at = self._clock.monotonic(), self._clock.now()
         if self._reports.is_full:
             raise errors.unavailable("Call reports cannot be stored at the moment.")
@@ -87,32 +98,54 @@ class OpenAIHandlers:
         except BadRequest as error:
             raise errors.bad_request(error.message, error.param) from error
         request[LOG_FIELDS].update(model_asked=ask.model, stream=ask.stream)
-        call = Call(
-            request_id=request[REQUEST_ID],
-            ask=ask,
-            plan=await self._plan(request, ask),
-            clock=self._clock,
-            started=started,
-            started_at=started_at,
-            deadline=started + self._patience_s(request),
-        )
-        status = CLIENT_GONE_STATUS
+        call: Call | None = None
+        while True:
+            try:
+                admitted = await self._admit(request, ask)
+            except errors.ApiError as error:
+                if call is not None:
+                    self._conclude(request, call, error.status)
+                raise
+            if call is not None:
+                admitted.draws += call.admitted.draws  # of a lease that is over: the report accounts for them
+            call = Call(
+                request_id=request[REQUEST_ID],
+                ask=ask,
+                admitted=admitted,
+                gateway_id=self._gateway_id,
+                clock=self._clock,
+                started=started,
+                started_at=started_at,
+                deadline=started + self._patience_s(request),
+                is_hedged=request.headers.get(HEDGE_HEADER, "").lower() == "true",
+            )
+            try:
+                return await self._answer(request, call)
+            except PermitExpired:
+                self._admission.leave(admitted, unused=True)
+
+    async def _answer(self, request: web.Request, call: Call) -> web.StreamResponse:
+        """Have the request answered, and report it. Raises PermitExpired: nothing has been done yet."""
         try:
             response = await self._dispatch(request, call)
-            status = response.status
-            return response
+        except PermitExpired:
+            raise
         except errors.ApiError as error:
-            status = error.status
+            self._conclude(request, call, error.status)
             raise
         except asyncio.CancelledError:
             call.break_off(*self._why_cancelled())
+            self._conclude(request, call, CLIENT_GONE_STATUS)
             raise
-        finally:
-            self._conclude(request, call, status)
+        except Exception:
+            self._conclude(request, call, 500)
+            raise
+        self._conclude(request, call, response.status)
+        return response
 
-    async def _plan(self, request: web.Request, ask: OpenAIRequest) -> RoutePlan:
+    async def _admit(self, request: web.Request, ask: OpenAIRequest) -> Admitted:
         try:
-            answer = await self._registry.route(ask, request[KEY_HASH], request[REQUEST_ID])
+            answer = await self._admission.admit(ask, request[KEY_HASH])
         except BusUnavailable as error:
             raise errors.unavailable("No registry answers at the moment.") from error
         if isinstance(answer, RouteRefusal):
@@ -133,7 +166,7 @@ class OpenAIHandlers:
                 response.headers.update(_headers(call))
                 return response
             case Exhausted():
-                error = errors.exhausted(call.attempts, all_tried=result.all_tried)
+                error = errors.exhausted(call.attempts, result)
                 error.headers = {**error.headers, "x-synaxis-attempts": str(call.tried)}
                 raise error
 
@@ -148,10 +181,11 @@ class OpenAIHandlers:
             }
         )
         try:
-            await self._pass_on(request, response, begun)
+            await self._pass_on(request, response, call, begun)
         except (StreamCut, TimeoutError) as error:
             reason = str(error) if isinstance(error, StreamCut) else "took longer than a request may"
             call.break_off(AttemptOutcome.STREAM_CUT, reason)
+            self._conclude(request, call, response.status)
             await _end_with_error(response, AttemptOutcome.STREAM_CUT)
         except (ConnectionError, _ClientStalled):
             call.break_off(AttemptOutcome.CLIENT_GONE, "the client is gone")
@@ -160,20 +194,26 @@ class OpenAIHandlers:
             outcome, reason = self._why_cancelled()
             call.break_off(outcome, reason)
             if outcome is AttemptOutcome.ABANDONED:
+                self._conclude(request, call, response.status)
                 await _end_with_error(response, outcome)
             raise
         else:
-            call.succeed(call.attempts[-1], stream.usage())
             await response.write_eof()
             await stream.drain(DRAIN_S)
         finally:
             stream.answer.close()
         return response
 
-    async def _pass_on(self, request: web.Request, response: web.StreamResponse, begun: Begun) -> None:
+    async def _pass_on(
+        self, request: web.Request, response: web.StreamResponse, call: Call, begun: Begun
+    ) -> None:
         async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
             await response.prepare(request)
             async for piece in pieces:
+                if begun.stream.is_over:
+                    # Before the client has the last byte: a complete answer is never unknown.
+                    call.succeed(call.attempts[-1], begun.stream.usage())
+                    self._conclude(request, call, response.status)
                 try:
                     async with asyncio.timeout(CLIENT_STALL_S):
                         await response.write(piece)
@@ -196,11 +236,12 @@ class OpenAIHandlers:
         return min(wanted - ANSWER_MARGIN_S, allowed) if wanted >= 2 * ANSWER_MARGIN_S else allowed
 
     def _conclude(self, request: web.Request, call: Call, status: int) -> None:
-        """Report, and give back what was not used. Never waits: the request's task may be cancelled."""
+        """Report, once, and give back what was not used. Never waits: the request's task may be cancelled."""
+        if call.is_concluded:
+            return
+        call.is_concluded = True
+        self._admission.leave(call.admitted, unused=not call.reached_a_provider)
         self._reports.submit(call.report(status))
-        unused = call.unused_permit()
-        if unused is not None:
-            self._reports.give_back(unused)
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
@@ -242,7 +283,7 @@ def _headers(call: Call) -> dict[str, str]:
         "x-synaxis-provider": quote(last.candidate.provider_id, safe="/:.@+-_"),
         "x-synaxis-model": quote(last.candidate.global_model_id, safe="/:.@+-_"),
         "x-synaxis-attempts": str(call.tried),
-        **errors.rate_limit_headers(call.plan.rate_limits),
+        **errors.rate_limit_headers(call.admitted.rate_limits),
     }
     if last.reading is not None and last.outcome is AttemptOutcome.OK:
         amount = cost(last.candidate.prices, last.reading.usage)

@@ -120,12 +120,48 @@ class Limit:
     allowed_tpm: int | None = None
     monthly_budget_usd: Decimal | None = None
     allowed: bool = True
+    allowed_concurrency: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """What the limit is on, as the database names it."""
+        return f"t/{self.tenant_id}/{self.global_model_id}"
 
     @property
     def is_bounded(self) -> bool:
-        return any(
-            bound is not None for bound in (self.allowed_rpm, self.allowed_tpm, self.monthly_budget_usd)
+        return _is_bounded(self)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimit:
+    """What a single key may use, of all models. None: no such limit."""
+
+    key_id: str
+    allowed_rpm: int | None = None
+    allowed_tpm: int | None = None
+    monthly_budget_usd: Decimal | None = None
+    allowed_concurrency: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """What the limit is on, as the database names it."""
+        return f"k/{self.key_id}"
+
+    @property
+    def is_bounded(self) -> bool:
+        return _is_bounded(self)
+
+
+def _is_bounded(limit: Limit | KeyLimit) -> bool:
+    return any(
+        bound is not None
+        for bound in (
+            limit.allowed_rpm,
+            limit.allowed_tpm,
+            limit.monthly_budget_usd,
+            limit.allowed_concurrency,
         )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +183,8 @@ class Gone:
     keys: frozenset[str] = frozenset()
     """Key hashes."""
     limits: frozenset[tuple[str, str]] = frozenset()
+    key_limits: frozenset[str] = frozenset()
+    """Key ids."""
 
 
 NOTHING_GONE = Gone()
@@ -201,6 +239,8 @@ class Catalog:
     """By key hash."""
     limits: Mapping[tuple[str, str], Limit]
     """By (tenant id, global model id or `*`)."""
+    key_limits: Mapping[str, KeyLimit]
+    """By key id."""
     names: NameIndex
     """Finds a global model by what somebody typed."""
     models_by_provider_id: Mapping[str, frozenset[str]]
@@ -217,6 +257,7 @@ class Catalog:
         endpoints: Iterable[Endpoint] = (),
         keys: Iterable[ApiKey] = (),
         limits: Iterable[Limit] = (),
+        key_limits: Iterable[KeyLimit] = (),
     ) -> Catalog:
         """Index the rows."""
         by_id = {model.id: model for model in models}
@@ -228,6 +269,7 @@ class Catalog:
             endpoints_by_model=_by_model(by_key.values()),
             keys={key.key_hash: key for key in keys},
             limits={(limit.tenant_id, limit.global_model_id): limit for limit in limits},
+            key_limits={limit.key_id: limit for limit in key_limits},
             names=_names(by_id),
             spellings=_spellings(by_id),
             models_by_provider_id=_by_provider_id(by_key.values()),
@@ -241,6 +283,7 @@ class Catalog:
         endpoints: Iterable[Endpoint] = (),
         keys: Iterable[ApiKey] = (),
         limits: Iterable[Limit] = (),
+        key_limits: Iterable[KeyLimit] = (),
         gone: Gone = NOTHING_GONE,
     ) -> Catalog:
         """This catalog with some rows new, changed or `gone`; what did not change is shared with this one."""
@@ -269,6 +312,9 @@ class Catalog:
                 self.limits,
                 {(limit.tenant_id, limit.global_model_id): limit for limit in limits},
                 gone.limits,
+            ),
+            key_limits=_merge(
+                self.key_limits, {limit.key_id: limit for limit in key_limits}, gone.key_limits
             ),
             names=self.names if all_models is self.models else _names(all_models),
             spellings=self.spellings if all_models is self.models else _spellings(all_models),

@@ -207,9 +207,10 @@ class _Check:
     def _size(self, endpoint: Endpoint, _: Capabilities | None) -> Reason | None:
         needs = self._needs
         asked = needs.max_output_tokens or 0
-        if endpoint.context_window is not None and needs.input_tokens + asked > endpoint.context_window:
+        prompt = needs.input_tokens / max(needs.prompts, 1)  # each of a list has a window of its own
+        if endpoint.context_window is not None and prompt + asked > endpoint.context_window:
             return ExclusionReason.CONTEXT_TOO_SMALL, f"context window {endpoint.context_window}"
-        if endpoint.max_input is not None and needs.input_tokens > endpoint.max_input:
+        if endpoint.max_input is not None and prompt > endpoint.max_input:
             return ExclusionReason.CONTEXT_TOO_SMALL, f"at most {endpoint.max_input} input tokens"
         if endpoint.max_output is not None and asked > endpoint.max_output:
             return ExclusionReason.CONTEXT_TOO_SMALL, f"at most {endpoint.max_output} output tokens"

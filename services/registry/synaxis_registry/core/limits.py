@@ -1,7 +1,6 @@
 """What a tenant may use: which limits apply, and the arithmetic of their windows and months.
 
-The registry books in Postgres, in one statement; these are the same rules as pure functions, for the parts
-that need no database and for simulation.
+The registry books in Postgres, in one statement; the window is the same rule as a value (`core.leasing`).
 """
 
 from __future__ import annotations
@@ -44,14 +43,6 @@ def month_start(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def next_month_start(now: datetime) -> datetime:
-    """When the budget's month that `now` is in ends, in UTC."""
-    start = month_start(now)
-    if start.month == 12:
-        return start.replace(year=start.year + 1, month=1)
-    return start.replace(month=start.month + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Window:
     """What has been admitted lately, by the whole second (Unix time) that it counts in."""
@@ -63,10 +54,17 @@ class Window:
         return sum(amount for at, amount in self.buckets.items() if at > second - BUCKETS)
 
     def booked(self, second: int, amount: int) -> Window:
-        """With `amount` more in `second`, and without what no window sees any more."""
-        kept = {at: n for at, n in self.buckets.items() if at > second - BUCKETS}
-        kept[second] = kept.get(second, 0) + amount
-        return Window(kept)
+        """With `amount` more in `second`, which may be ahead of the clock; less where it is negative."""
+        return Window({**self.buckets, second: self.buckets.get(second, 0) + amount})
+
+    def seen_at(self, second: int) -> Window:
+        """Without what no window sees any more from `second` on."""
+        return Window({at: n for at, n in self.buckets.items() if at > second - BUCKETS})
+
+    def reset_s(self, second: int) -> int | None:
+        """In how many seconds no window sees anything any more if nothing else is booked. None: now."""
+        last = max(self.buckets, default=second - BUCKETS)
+        return last + BUCKETS - second if last > second - BUCKETS else None
 
     def admits(self, second: int, amount: int, limit: int) -> bool:
         """Whether `amount` more at `second` keeps every window of 60 s within `limit`."""

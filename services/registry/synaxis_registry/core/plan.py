@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
+from synaxis_common.contracts.leases import Permit
 from synaxis_common.contracts.routing import (
     Candidate,
     ExclusionReason,
     Needs,
-    Permit,
     Preferences,
     RateLimitView,
     RefusalCode,
@@ -23,7 +23,7 @@ from synaxis_common.contracts.routing import (
 )
 from synaxis_common.pricing import booked_tokens, worst_case_cost
 from synaxis_registry.core import limits
-from synaxis_registry.core.catalog import Catalog, Endpoint, Limit
+from synaxis_registry.core.catalog import Catalog, Endpoint, KeyLimit, Limit, Provider
 from synaxis_registry.core.filter import Excluded, filter_endpoints
 from synaxis_registry.core.lookup import Ambiguous, Found, Missing, lookup
 from synaxis_registry.core.rank import Ranked, rank
@@ -80,7 +80,7 @@ class Routed:
     candidates: tuple[Ranked, ...]
     """Everybody who may serve; a plan takes the first `MAX_CANDIDATES`. Never empty."""
     excluded: tuple[Excluded, ...]
-    limits: tuple[Limit, ...]
+    limits: tuple[Limit | KeyLimit, ...]
     """Those that the booking counts against; empty: nothing to be booked."""
     booking: Booking
 
@@ -205,7 +205,15 @@ def to_candidate(ranked: Ranked, needs: Needs) -> Candidate:
         max_output=endpoint.max_output,
         expected_cost_usd=ranked.expected_cost_usd,
         timeouts=timeouts(endpoint, needs),
+        begins_within_s=_begins_within_s(endpoint, needs),
+        is_rate_limited=_is_rate_limited(endpoint, provider),
     )
+
+
+def _begins_within_s(endpoint: Endpoint, needs: Needs) -> float | None:
+    if not endpoint.health.is_measured:
+        return None
+    return endpoint.health.ttft_p95_s if needs.stream else endpoint.health.latency_p95_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +233,7 @@ def _candidates_of(
 ) -> _Served:
     model_id = found.model.id
     endpoints = catalog.endpoints_of(model_id) if found.pinned is None else (found.pinned,)
-    bounded = limits.applicable(catalog.limits, asker.tenant_id, (model_id,))
+    bounded = _bounded(catalog, asker, (model_id,))
     filtered = filter_endpoints(
         catalog,
         endpoints,
@@ -264,9 +272,7 @@ def _routed(
     excluded: list[Excluded],
 ) -> Routed:
     planned = candidates[:MAX_CANDIDATES]
-    bounded = limits.applicable(
-        catalog.limits, asker.tenant_id, {ranked.endpoint.global_model_id for ranked in planned}
-    )
+    bounded = _bounded(catalog, asker, {ranked.endpoint.global_model_id for ranked in planned})
     usd = Decimal(0)
     if any(limit.monthly_budget_usd is not None for limit in bounded):
         usd = max(_worst_case(ranked.endpoint, needs) for ranked in planned)
@@ -279,6 +285,23 @@ def _routed(
         limits=bounded,
         booking=Booking(requests=1, tokens=booked_tokens(needs) if bounded else 0, usd=usd),
     )
+
+
+def _bounded(catalog: Catalog, asker: Asker, model_ids: Iterable[str]) -> tuple[Limit | KeyLimit, ...]:
+    """The limits that a request counts against: its tenant's, and its key's own."""
+    of_tenant = limits.applicable(catalog.limits, asker.tenant_id, model_ids)
+    of_key = catalog.key_limits.get(asker.key_id)
+    return of_tenant if of_key is None or not of_key.is_bounded else (*of_tenant, of_key)
+
+
+def _is_rate_limited(endpoint: Endpoint, provider: Provider) -> bool:
+    bounds = (
+        endpoint.rate_limit_rpm,
+        endpoint.rate_limit_tpm,
+        provider.rate_limit_rpm,
+        provider.rate_limit_tpm,
+    )
+    return any(bound is not None for bound in bounds)
 
 
 def _worst_case(endpoint: Endpoint, needs: Needs) -> Decimal:

@@ -37,3 +37,16 @@ def settlement(report: CallReport) -> Settlement:
         else total(one for one in costs if one is not None),
         is_estimated=any(attempt.usage_estimated for attempt, _ in billed),
     )
+
+
+def reserved_usd(report: CallReport) -> Decimal:
+    """What was reserved for all its attempts."""
+    return total(draw.usd for draw in report.draws)
+
+
+def overrun_usd(report: CallReport, settled: Settlement) -> Decimal:
+    """By how much a request that had a reservation was dearer than it: more than its worst case was."""
+    reserved = reserved_usd(report)
+    if not reserved or settled.cost_usd is None:
+        return Decimal(0)
+    return max(settled.cost_usd - reserved, Decimal(0))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from synaxis_common.clock import Clock
 from synaxis_common.consumer import Delivery
@@ -17,7 +19,7 @@ from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord
-from synaxis_registry.core.settle import settlement
+from synaxis_registry.core.settle import Settlement, overrun_usd, settlement
 from synaxis_registry.resolving import Resolving
 from synaxis_registry.store import catalog, ledger
 from synaxis_registry.store.database import Connection, Database
@@ -25,6 +27,12 @@ from synaxis_registry.store.database import Connection, Database
 log = get_logger(__name__)
 
 CALLS = Counter("synaxis_calls_total", "Requests put into the ledger, by outcome", ["outcome"])
+SPENT = Counter("synaxis_spent_usd_total", "What requests have cost, in USD")
+OVERRUNS = Counter("synaxis_overruns_total", "Requests that were dearer than what was reserved for them")
+OVERRUN_USD = Counter("synaxis_overrun_usd_total", "By how much, in USD")
+BATCH_SIZE = Histogram(
+    "synaxis_ledger_batch_size", "Reports recorded together", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
 POLLS = Counter("synaxis_polls_applied_total", "Polls of providers, by outcome", ["outcome"])
 
 
@@ -43,12 +51,17 @@ class ReportHandlers:
         await self._database.run(lambda connection: self._observe(connection, message))
         POLLS.labels(message.outcome.value).inc()
 
-    async def call(self, delivery: Delivery) -> None:
-        """Put one request into the ledger. Raises pydantic.ValidationError."""
-        message = CallReport.model_validate_json(delivery.data)
-        if await self._database.run(lambda connection: self._settle(connection, message)):
-            CALLS.labels(message.outcome.value).inc()
-            await self._note_missing(message)
+    async def calls(self, deliveries: Sequence[Delivery]) -> None:
+        """Put requests into the ledger, all of them or none. Raises pydantic.ValidationError."""
+        reports = [CallReport.model_validate_json(delivery.data) for delivery in deliveries]
+        settled = [(report, settlement(report)) for report in reports]
+        added = await self._database.run(lambda connection: self._record(connection, settled))
+        BATCH_SIZE.observe(len(reports))
+        first = {report.request_id: (report, found) for report, found in reversed(settled)}
+        for request_id in added:
+            _count(*first[request_id])
+        for request_id in sorted(added):
+            await self._note_missing(first[request_id][0])
 
     async def _observe(self, connection: Connection, message: ProviderObservation) -> None:
         await connection.execute(catalog.SQL["lock_provider"], message.provider_id)
@@ -62,11 +75,14 @@ class ReportHandlers:
             )
         await catalog.store_update(connection, update, rows)
 
-    async def _settle(self, connection: Connection, message: CallReport) -> bool:
-        if not await ledger.settle(connection, message, settlement(message)):
-            return False
-        await ledger.note_health(connection, message.attempts, self._clock.now())
-        return True
+    async def _record(
+        self, connection: Connection, settled: Sequence[tuple[CallReport, Settlement]]
+    ) -> frozenset[UUID]:
+        added = await ledger.record(connection, settled)
+        first = {report.request_id: report for report, _ in reversed(settled)}
+        attempts = [attempt for request_id in sorted(added) for attempt in first[request_id].attempts]
+        await ledger.note_health(connection, attempts, self._clock.now())
+        return added
 
     async def _note_missing(self, message: CallReport) -> None:
         for attempt in message.attempts:
@@ -82,3 +98,19 @@ class ReportHandlers:
             return not_found(record, row, self._clock.now(), self._confirm_after)
 
         return rule
+
+
+def _count(report: CallReport, found: Settlement) -> None:
+    """Tell of a request that is new in the ledger."""
+    CALLS.labels(report.outcome.value).inc()
+    SPENT.inc(float(found.cost_usd or 0))
+    if overrun := overrun_usd(report, found):
+        OVERRUNS.inc()
+        OVERRUN_USD.inc(float(overrun))
+        log.warning(
+            "budget_overrun",
+            request_id=str(report.request_id),
+            tenant=report.tenant_id,
+            provider=found.provider_id,
+            usd=str(overrun),
+        )

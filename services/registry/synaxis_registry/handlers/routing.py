@@ -1,15 +1,14 @@
-"""Answers `synaxis.route.v1`, `synaxis.models.v1` and `synaxis.lease.v1.return`."""
+"""Answers `synaxis.route.v1` and `synaxis.models.v1`."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
 from synaxis_common.clock import Clock
+from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import (
-    LeaseReturn,
     ModelsPage,
     ModelsRequest,
-    Permit,
     RefusalCode,
     RoutePlan,
     RouteRefusal,
@@ -18,20 +17,23 @@ from synaxis_common.contracts.routing import (
 )
 from synaxis_common.logging import get_logger
 from synaxis_registry.core import plan, views
-from synaxis_registry.core.admission import rate_limit_view, refusal
+from synaxis_registry.core.admission import permit, rate_limit_view, refusal
 from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import ledger
 from synaxis_registry.store.database import Database, DatabaseUnavailable
 
 log = get_logger(__name__)
 
-PERMIT_TTL_S = 900
-"""How long a permit is held without a report: longer than the longest request (600 s) and its report."""
+NO_GATEWAY = "unknown"
+"""Who asks without saying so: somebody with one request."""
 RETRY_AFTER_S = 2.0
 MAX_PAGE_BYTES = 900_000
 """NATS carries 1 MiB by default."""
 
 ROUTES = Counter("synaxis_routes_total", "Routing requests by their outcome", ["outcome"])
+LEASES = Counter("synaxis_leases_total", "Leases asked for, by what came of it", ["outcome"])
+PERMITS = Counter("synaxis_permits_granted_total", "Requests that gateways may admit by themselves")
+RESERVED = Counter("synaxis_reserved_usd_total", "Money reserved for leases, in USD")
 ROUTE_SECONDS = Histogram(
     "synaxis_route_seconds",
     "Time to decide on a routing request",
@@ -78,25 +80,36 @@ class RoutingHandlers:
             return routed
         if not routed.limits:
             return plan.to_plan(routed)
+        ask = request.lease or LeaseAsk(lease_id=request.request_id, gateway_id=NO_GATEWAY)
         try:
-            uses = await self._database.run(lambda connection: ledger.grant(connection, routed, PERMIT_TTL_S))
+            granted = await self._database.run(lambda connection: ledger.grant(connection, routed, ask))
         except DatabaseUnavailable:
+            LEASES.labels("unavailable").inc()
             return RouteRefusal(
                 request_id=request.request_id,
                 code=RefusalCode.UNAVAILABLE,
                 message="The limits of this key cannot be checked at the moment.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        refused = refusal(routed, uses)
+        if granted is None:
+            return plan.to_plan(routed)
+        refused = refusal(routed, granted)
         if refused is not None:
+            verdicts = {use.verdict for use in granted.uses if use.verdict is not None}
+            LEASES.labels("+".join(sorted(verdicts))).inc()
             return refused
-        permit = Permit(
-            lease_id=request.request_id, permits=1, expires_in_s=PERMIT_TTL_S, reserved_usd=routed.booking.usd
-        )
-        return plan.to_plan(routed, permit, rate_limit_view(uses, routed.booking))
+        LEASES.labels("granted").inc()
+        PERMITS.inc(granted.permits)
+        RESERVED.inc(float(granted.usd))
+        return plan.to_plan(routed, permit(ask, routed.booking, granted), rate_limit_view(granted))
 
     async def models(self, request: ModelsRequest) -> ModelsPage:
         """A page of the models that the holder of a key may use."""
+        page = await self._page(request)
+        key = self._snapshot.catalog.keys.get(request.key_hash)
+        return page if key is None else page.model_copy(update={"tenant_id": key.tenant_id})
+
+    async def _page(self, request: ModelsRequest) -> ModelsPage:
         if request.key_hash not in self._snapshot.catalog.keys:
             try:
                 await self._snapshot.refresh()
@@ -114,10 +127,3 @@ class RoutingHandlers:
             if limit == 1 or len(page.to_bytes()) <= MAX_PAGE_BYTES:
                 return page
             limit = max(limit // 2, 1)
-
-    async def give_back(self, message: LeaseReturn) -> None:
-        """A permit that was not used. If Postgres is away it lapses by itself."""
-        try:
-            await self._database.run(lambda connection: ledger.give_back(connection, message.lease_id))
-        except DatabaseUnavailable as error:
-            log.warning("permit_not_returned", error=str(error))

@@ -22,7 +22,9 @@ from synaxis_common.contracts.admin import (
 from synaxis_common.logging import get_logger
 from synaxis_registry.handlers.admin import (
     curation,
+    dead_letters,
     jobs,
+    limits,
     models,
     provider_models,
     providers,
@@ -58,10 +60,16 @@ VERBS: Final[dict[str, Verb]] = {
     "key.list": tenants.list_keys,
     "key.create": tenants.create_key,
     "key.delete": tenants.delete_key,
-    "limit.list": tenants.list_limits,
-    "limit.put": tenants.put_limit,
-    "limit.delete": tenants.delete_limit,
+    "key-limit.get": limits.get_key_limit,
+    "key-limit.put": limits.put_key_limit,
+    "key-limit.delete": limits.delete_key_limit,
+    "limit.list": limits.list_limits,
+    "limit.put": limits.put_limit,
+    "limit.delete": limits.delete_limit,
     "usage.query": usage.query,
+    "dead-letter.list": dead_letters.list_all,
+    "dead-letter.replay": dead_letters.replay,
+    "dead-letter.delete": dead_letters.delete,
     "job.list": jobs.list_all,
     "job.run": jobs.run,
     "job.runs": jobs.runs,
@@ -69,7 +77,9 @@ VERBS: Final[dict[str, Verb]] = {
 }
 
 _ROUTES: Final = {one.verb: one for one in ADMIN_ROUTES}
-_WRITES: Final = frozenset(one.verb for one in ADMIN_ROUTES if one.method != "GET") - {"route", "job.run"}
+_WRITES: Final = frozenset(one.verb for one in ADMIN_ROUTES if one.method != "GET") - {
+    "route", "job.run", "dead-letter.replay", "dead-letter.delete",
+}  # fmt: skip
 """These may change what the snapshot shows."""
 
 _PARAMETER: Final = re.compile(r"\{(\w+)")

@@ -63,7 +63,7 @@ def _planned(routed: Routed) -> dict[str, Any]:
         "candidates": candidates[: fitting(candidates, len(candidates))],
         "excluded": [out.to_message().model_dump(mode="json") for out in routed.excluded],
         "booking": {
-            "limits": [limit.global_model_id for limit in routed.limits],
+            "limits": [limit.scope for limit in routed.limits],
             "requests": routed.booking.requests,
             "tokens": routed.booking.tokens,
             "usd": plain(routed.booking.usd),

@@ -1,11 +1,10 @@
-"""Verbs on tenants, their keys and their limits."""
+"""Verbs on tenants and their keys."""
 
 from __future__ import annotations
 
 import asyncpg
 
-from synaxis_common.contracts.admin import AdminReply, KeyStore, LimitPut, TenantCreate
-from synaxis_registry.core.catalog import ANY_MODEL
+from synaxis_common.contracts.admin import AdminReply, KeyStore, TenantCreate
 from synaxis_registry.handlers.admin.paging import after, limit_of, paged
 from synaxis_registry.handlers.admin.usage import plain_row
 from synaxis_registry.handlers.admin.verb import (
@@ -13,7 +12,6 @@ from synaxis_registry.handlers.admin.verb import (
     Surroundings,
     conflict,
     created,
-    known_model,
     not_found,
     ok,
 )
@@ -113,55 +111,3 @@ async def delete_key(around: Surroundings, ask: Ask) -> AdminReply:
     if found is None:
         raise not_found(f"the tenant '{ask.path['tenant']}' has no key '{key_id}'")
     return ok({"deleted": key_id})
-
-
-async def list_limits(around: Surroundings, ask: Ask) -> AdminReply:
-    """A tenant's limits, with what is used of them now."""
-    limit = limit_of(ask)
-    (last,) = after(ask, 1)
-
-    async def read(connection: Connection) -> list[asyncpg.Record]:
-        tenant = await tenant_row(connection, ask.path["tenant"])
-        return await connection.fetch(SQL["limits"], tenant["id"], last, limit + 1)
-
-    rows = [plain_row(row) for row in await around.database.run(read)]
-    shown = [{"model": row["global_model_id"], **row} for row in rows]
-    return paged(shown, limit, "global_model_id")
-
-
-async def put_limit(around: Surroundings, ask: Ask) -> AdminReply:
-    """Set what a tenant may use of a model, or of all (`*`)."""
-    body = ask.body
-    assert isinstance(body, LimitPut)
-    model = await _limited_model(around, ask)
-
-    async def change(connection: Connection) -> None:
-        tenant = await tenant_row(connection, ask.path["tenant"], "tenant_to_change")
-        await connection.execute(
-            SQL["save_limit"],
-            tenant["id"],
-            model,
-            body.allowed_rpm,
-            body.allowed_tpm,
-            body.monthly_budget_usd,
-            body.allowed,
-        )
-
-    await around.database.run(change)
-    return ok({"tenant_id": ask.path["tenant"], "model": model, **body.model_dump(mode="json")})
-
-
-async def delete_limit(around: Surroundings, ask: Ask) -> AdminReply:
-    """Remove a limit."""
-    model = await _limited_model(around, ask)
-    found = await around.database.run(
-        lambda connection: connection.fetchval(SQL["delete_limit"], ask.path["tenant"], model)
-    )
-    if found is None:
-        raise not_found(f"the tenant '{ask.path['tenant']}' has no limit for '{model}'")
-    return ok({"deleted": model})
-
-
-async def _limited_model(around: Surroundings, ask: Ask) -> str:
-    name = ask.path["model"]
-    return ANY_MODEL if name == ANY_MODEL else await known_model(around, name)

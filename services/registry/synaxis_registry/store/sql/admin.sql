@@ -36,3 +36,18 @@ ORDER BY (m.record ->> 'resolution_confidence')::numeric, m.provider_id, m.provi
 
 -- name: providers_of_model
 SELECT DISTINCT provider_id FROM provider_model WHERE global_model_id = $1 ORDER BY provider_id
+
+-- name: dead_letters
+-- Newest first; of each payload only its beginning, and how long it is.
+SELECT id, stream, subject, sequence, reason, at, octet_length(payload) AS size, substring(payload FROM 1 FOR $4) AS payload
+FROM dead_letter WHERE ($1::text IS NULL OR stream = $1) AND ($2::bigint IS NULL OR id < $2)
+ORDER BY id DESC LIMIT $3
+
+-- name: dead_letter
+SELECT id, stream, subject, sequence, at, payload FROM dead_letter WHERE id = $1
+
+-- name: delete_dead_letter
+DELETE FROM dead_letter WHERE id = $1 RETURNING id
+
+-- name: count_dead_letters
+SELECT stream, count(*) AS letters FROM dead_letter GROUP BY stream

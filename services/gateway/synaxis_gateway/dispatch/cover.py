@@ -1,0 +1,60 @@
+"""Every attempt that may be billed is covered: by our share of a provider's limits, and by reserved money."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from synaxis_common.contracts.routing import Candidate, Needs
+from synaxis_common.pricing import booked_tokens, worst_case_cost
+from synaxis_gateway import metrics
+from synaxis_gateway.admission.admission import Admission
+from synaxis_gateway.admission.provider_limits import ProviderLimits
+from synaxis_gateway.dispatch.call import Call
+
+_NOTHING: Final = Decimal(0)
+
+
+class Cover:
+    """Asked before each attempt."""
+
+    def __init__(self, admission: Admission, provider_limits: ProviderLimits) -> None:
+        self._admission = admission
+        self._provider_limits = provider_limits
+
+    async def wait_s(self, call: Call, candidate: Candidate) -> float | None:
+        """Take a permit of the limits that all tenants share at a candidate. None: it may be tried."""
+        if not candidate.is_rate_limited:
+            return None
+        wait_s = await self._provider_limits.wait_s(candidate, booked_tokens(call.admitted.shape.needs))
+        if wait_s is not None:
+            metrics.PROVIDER_LIMITS_SPENT.labels(candidate.provider_id).inc()
+        return wait_s
+
+    async def is_paid(self, call: Call, candidate: Candidate) -> bool:
+        """Whether what is reserved covers the worst case of this attempt besides those that may be billed."""
+        admitted = call.admitted
+        if not admitted.keeps_budget or not call.attempts:
+            return True  # the first attempt is covered by what admitted the request
+        needs = admitted.shape.needs
+        billed = [
+            attempt.candidate
+            for attempt in call.attempts
+            if attempt.reading is not None or attempt.outcome is None  # the latter is under way
+        ]
+        needed = sum((_worst(one, needs) for one in (*billed, candidate)), _NOTHING)
+        missing = needed - admitted.reserved_usd
+        if missing <= 0 or await self._admission.cover(admitted, missing):
+            return True
+        metrics.ATTEMPTS_NOT_COVERED.inc()
+        return False
+
+
+def _worst(candidate: Candidate, needs: Needs) -> Decimal:
+    worst = worst_case_cost(
+        candidate.prices,
+        needs,
+        context_window=candidate.context_window,
+        max_output=candidate.max_output,
+    )
+    return _NOTHING if worst is None else worst

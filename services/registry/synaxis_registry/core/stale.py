@@ -1,0 +1,61 @@
+"""Which plans and leases of the gateways a change of the catalog makes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
+from synaxis_common.contracts.leases import EndpointName, PlansStale
+from synaxis_registry.core.catalog import Catalog, Endpoint, EndpointKey
+
+NAMED_AT_MOST: Final = 200
+"""With more endpoints than this to be left out, gateways are told to ask anew for everything."""
+
+
+def stale(old: Catalog, new: Catalog, tenants: Collection[str]) -> PlansStale | None:
+    """What gateways must hear when `new` takes the place of `old`. None: nothing.
+
+    `tenants`: those with a key or a limit that has changed, who had better ask again for everything.
+    """
+    gone: list[EndpointKey] = []
+    is_better = old.models is not new.models
+    if old.endpoints is not new.endpoints or old.providers is not new.providers:
+        moved = {one for one, seen in new.providers.items() if old.providers.get(one, seen) != seen}
+        for key in old.endpoints.keys() | new.endpoints.keys():
+            before, after = old.endpoints.get(key), new.endpoints.get(key)
+            was, is_now = _takes_requests(old, before), _takes_requests(new, after)
+            if was and not is_now:
+                gone.append(key)
+            elif is_now and (not was or key[0] in moved or _is_different(before, after)):
+                is_better = True
+    too_many = len(gone) > NAMED_AT_MOST
+    if not (gone or is_better or tenants):
+        return None
+    return PlansStale(
+        tenants=tuple(sorted(tenants)),
+        endpoints=()
+        if too_many
+        else tuple(
+            EndpointName(provider_id=provider_id, provider_model_id=model_id)
+            for provider_id, model_id in sorted(gone)
+        ),
+        everything=too_many or is_better,
+    )
+
+
+def _takes_requests(catalog: Catalog, endpoint: Endpoint | None) -> bool:
+    """Whether plans may have it: what trouble it is in counts like being away."""
+    if endpoint is None or not (endpoint.enabled and endpoint.is_available):
+        return False
+    provider = catalog.providers.get(endpoint.provider_id)
+    if provider is None or not provider.is_on:
+        return False
+    return endpoint.health.open_until is None and endpoint.health.limited_until is None
+
+
+def _is_different(before: Endpoint | None, after: Endpoint | None) -> bool:
+    """Whether another order, or other candidates, may follow. How it has done lately is not asked."""
+    if before is None or after is None or before is after:
+        return before is not after
+    return replace(before, health=after.health) != after
