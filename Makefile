@@ -6,7 +6,7 @@ PACKAGES := libs/common libs/cli services/gateway services/registry services/syn
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-identity documents lock clean
+.PHONY: help install run test check format bench bench-identity bench-usage chaos documents lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,14 @@ documents: install ## Write docs/asyncapi.json and the README's settings table a
 bench: install ## Measure the gateway and the routing core
 	$(BIN)/python -m tests.bench
 
+chaos: install ## Kill and stop services under load, and check limits, budgets and the ledger
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
 bench-identity: install ## Measure which provider ids are recognised as the same model
 	$(BIN)/python -m tests.bench.bench_identity
+
+bench-usage: install ## Measure how fast usage is summed with 10 million requests
+	$(BIN)/python -m tests.bench.bench_usage
 
 lock: ## Resolve requirements.in anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header requirements.in -o requirements.lock

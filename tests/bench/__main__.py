@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
+import re
 import statistics
+import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import aiohttp
-from tests.support.models_dev import ModelsDevServer
+from tests.bench.upstream import MODEL
 from tests.support.registry import eventually
 from tests.support.system import System
-from tests.support.upstream import FakeProvider
 
 from synaxis_common.contracts.catalog import Prices
 from synaxis_common.contracts.routing import Needs, RouteRequest
@@ -29,7 +32,6 @@ ROUNDS = 2_000
 SECONDS = 5.0
 CONCURRENCY = 32
 ENDPOINTS_OF_A_MODEL = 40
-MODEL = "talker-2-mini"
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello " * 100}]}).encode()
 
 
@@ -84,55 +86,82 @@ def bench_routing() -> None:
         )
 
 
-async def load(url: str, key: str, concurrency: int) -> list[float]:
-    """Closed loop for `SECONDS`; the latency of each request."""
-    took: list[float] = []
-    end = time.perf_counter() + SECONDS
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-
-    async def one_client(session: aiohttp.ClientSession) -> None:
-        while (begun := time.perf_counter()) < end:
-            async with session.post(url, data=BODY, headers=headers) as response:
-                text = await response.read()
-                if response.status != 200:
-                    raise RuntimeError(f"{response.status}: {text[:200]!r}")
-            took.append(time.perf_counter() - begun)
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(one_client(session) for _ in range(concurrency)))
-    return took
+async def load(url: str, key: str, connections: int) -> dict[str, Any]:
+    """Closed loop for `SECONDS`, from a process of its own."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(BODY)
+        body.flush()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.bench.load", url, "--key", key, "--body", body.name),
+            *("--connections", str(connections), "--seconds", str(SECONDS)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+    found: dict[str, Any] = json.loads(out)
+    if set(found["statuses"]) - {"200", "0"}:
+        raise RuntimeError(f"not all were answered: {found['statuses']}")
+    return found
 
 
-def show(what: str, took: list[float]) -> None:
+def show(what: str, found: dict[str, Any]) -> None:
     """One line of the table."""
-    ordered = sorted(took)
-    p50, p95, p99 = (ordered[len(ordered) * part // 100] * 1e3 for part in (50, 95, 99))
-    rate = len(took) / SECONDS
-    print(f"  {what:32} {rate:7.0f} requests/s  p50 {p50:6.2f}  p95 {p95:6.2f}  p99 {p99:6.2f} ms")
+    took = found["ms"]
+    print(
+        f"  {what:32} {found['requests_per_s']:8.0f} requests/s  "
+        f"p50 {took['p50']:7.2f}  p95 {took['p95']:7.2f}  p99 {took['p99']:7.2f} ms"
+    )
+
+
+async def admissions(url: str) -> dict[str, float]:
+    """How the gateway admitted requests so far."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        text = await answer.text()
+    found = re.findall(r'synaxis_gateway_admissions_total\{how="(\w+)"\} ([0-9.e+]+)', text)
+    return {how: float(number) for how, number in found}
 
 
 async def bench_whole_path() -> None:
-    """A request through gateway, bus and registry, beside the same request made directly."""
-    with ModelsDevServer.of_small_world() as models_dev:
-        async with (
-            FakeProvider("alpha", models=["acme/talker-2-mini"]) as upstream,
-            System.started({"SYNAXIS_MODELS_DEV_URL": models_dev.url}) as system,
-        ):
-            body = {"base_url": upstream.base_url, "kind": "openai", "api_key_env": None}
-            await system.admin("PUT", "/providers/alpha", body)
+    """A request through gateway, bus and registry, of a tenant with every kind of limit."""
+    upstream = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.upstream", stdout=asyncio.subprocess.PIPE
+    )
+    assert upstream.stdout is not None
+    port = int(await upstream.stdout.readline())
+    try:
+        async with System.started({"SYNAXIS_MODELS_DEV_URL": "http://127.0.0.1:9/api.json"}) as system:
+            await measure(system, f"http://127.0.0.1:{port}/v1")
+    finally:
+        upstream.kill()
+        await upstream.wait()
 
-            async def serves() -> bool:
-                rows = await system.admin("GET", f"/provider-models?model={MODEL}&available=true")
-                return rows.status == 200 and len(rows.body["data"]) == 1
 
-            await eventually(serves, "the upstream is found")
-            print("\nwhole path, one gateway, one registry; load and upstream share the machine with them")
-            key = str(system.info["tenant_key"])
-            for concurrency in (1, CONCURRENCY):
-                direct = await load(f"{upstream.base_url}/chat/completions", key, concurrency)
-                through = await load(f"{system.url}/v1/chat/completions", key, concurrency)
-                show(f"direct, {concurrency} at once", direct)
-                show(f"through Synaxis, {concurrency} at once", through)
+async def measure(system: System, upstream_url: str) -> None:
+    """Load on a system whose only provider is at `upstream_url`."""
+    body = {"base_url": upstream_url, "kind": "openai", "api_key_env": None}
+    await system.admin("PUT", "/providers/alpha", body)
+
+    async def serves() -> bool:
+        rows = await system.admin("GET", "/provider-models?provider=alpha&available=true")
+        return rows.status == 200 and len(rows.body["data"]) == 1
+
+    await eventually(serves, "the upstream is found")
+    price = {"input_price": "0.1", "output_price": "0.4"}
+    await system.admin("PATCH", f"/provider-models/alpha/{MODEL}", price)
+    await system.admin("POST", "/tenants", {"id": "busy", "name": "Busy"})
+    limit = {"allowed_rpm": 1_000_000, "allowed_tpm": 2**40, "monthly_budget_usd": "1000000"}
+    await system.admin("PUT", "/tenants/busy/limits/*", limit)
+    key = (await system.admin("POST", "/tenants/busy/keys", {"name": "bench"})).body["key"]
+    print("\nwhole path, one gateway, one registry, limits and budget on; all share the machine's cores")
+    for connections in (1, CONCURRENCY):
+        direct = await load(f"{upstream_url}/chat/completions", key, connections)
+        before = await admissions(system.url)
+        through = await load(f"{system.url}/v1/chat/completions", key, connections)
+        after = await admissions(system.url)
+        show(f"direct, {connections} at once", direct)
+        show(f"through Synaxis, {connections} at once", through)
+        told = {how: after[how] - before.get(how, 0.0) for how in after}
+        asked, total = told.get("asked", 0.0), sum(told.values())
+        print(f"  {'waited for a registry':32} {asked:8.0f} of {total:.0f} requests: {asked / total:.2%}")
 
 
 def main() -> None:
