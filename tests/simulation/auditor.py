@@ -191,7 +191,7 @@ class Auditor:
         for lease_id, lease in books.leases.items():
             assert lease.usd == 0, f"{lease.usd} of {lease_id} are still reserved"
             assert lease.charged == charged[lease_id], (
-                f"{lease.charged} charged for {lease_id} of {lease.gateway_id}, of which {charged[lease_id]} may be"
+                f"{lease.charged} charged for {lease_id} of {lease.gateway_id}; {charged[lease_id]} may be"
             )
         for (scope, month), budget in books.budgets.items():
             spent = sum(
@@ -244,7 +244,8 @@ class Auditor:
     def _highest(self, scope: str, bound: str) -> Decimal | int | None:
         """The highest that a bound ever was. None: there were times without."""
         values = [getattr(limits[scope], bound) if scope in limits else None for limits in self.limits]
-        return None if None in values else max(values)
+        known = [value for value in values if value is not None]
+        return max(known) if len(known) == len(values) else None
 
 
 def report_of(request: Request, model: str, started_at: float) -> Call:

@@ -125,13 +125,22 @@ class LeaseMachine(RuleBasedStateMachine):
         world.advance(sent_after_s)
         gateway.begin(world.now)
         self.finish(gateway, share)
+        self.give_all_back(gateway)
         world.advance(max(0.0, 57.0 - sent_after_s))
         for _ in range(25):
-            world.deliver_all()
             self.use_up(gateway, shape)
+            world.deliver_all()
             gateway.begin(world.now)
             self.finish(gateway, share)
+            self.give_all_back(gateway)
             world.advance(0.23)
+
+    def give_all_back(self, gateway: Gateway) -> None:
+        """What has ended, and what was not answered."""
+        gateway.give_up(self.world.now, 0)
+        gateway.sweep(self.world.now)
+        gateway.send_returns()
+        self.world.deliver_all()
 
     def use_up(self, gateway: Gateway, shape: Shape) -> None:
         """Requests come until nothing is left of what is held."""
