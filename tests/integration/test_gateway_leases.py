@@ -15,6 +15,9 @@ from tests.support.upstream import Behaviour, FakeProvider
 from synaxis_common.contracts.leases import EndpointName, PlansStale, ProviderLease, SlotGrant
 from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RouteRefusal, RouteRequest
 from synaxis_common.contracts.usage import CallReport
+from synaxis_gateway.dispatch.attempt import Attempts
+from synaxis_gateway.dispatch.call import Call
+from synaxis_gateway.http import openai as openai_handlers
 
 ASK: dict[str, Any] = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
 CENT = Decimal("0.01")
@@ -294,3 +297,34 @@ async def test_a_gateway_says_that_it_is_there(rig: Rig) -> None:
     async with asyncio.timeout(5), rig.news:
         await rig.news.wait_for(lambda: bool(rig.alive))
     assert rig.alive[0].gateway_id
+
+
+async def test_what_is_too_late_when_the_connection_is_there_is_admitted_anew_before_it_is_sent(
+    rig: Rig, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.decide = lambda request: plan(request, candidate(provider), permit=granted(request))
+    await post(rig, ASK)
+    asked_before = asked(rig)
+    stopped = [True]
+
+    class Stopped(Call):
+        """A call of a process that is stopped, once, between its admission and its first byte."""
+
+        @property
+        def may_begin(self) -> bool:
+            return not stopped.pop() if stopped else super().may_begin
+
+    monkeypatch.setattr(openai_handlers, "Call", Stopped)
+    real_make = Attempts.make
+
+    async def make(self: Any, call: Any, one: Any, may_begin: Any, *, is_last: bool) -> Any:
+        late = bool(stopped)
+        return await real_make(self, call, one, lambda: not late and may_begin(), is_last=is_last)
+
+    monkeypatch.setattr(Attempts, "make", make)
+    status, headers, _ = await post(rig, ASK)
+    assert (status, headers["x-synaxis-attempts"]) == (200, "1")
+    assert len(provider.calls) == 2, "only what was in time was sent"
+    assert asked(rig) > asked_before
+    report = (await reports(rig, 2))[1]
+    assert len(report.attempts) == 1

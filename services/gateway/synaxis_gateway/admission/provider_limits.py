@@ -29,6 +29,16 @@ class _Shared:
     refused_until: float = -math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whether an attempt may be made now."""
+
+    wait_s: float | None = None
+    """None: now. Else in how many seconds to ask again."""
+    ends_at: float = math.inf
+    """On the monotonic clock: until when it may be begun."""
+
+
 class ProviderLimits:
     """Leases on the limits of provider models, one account each."""
 
@@ -39,8 +49,8 @@ class ProviderLimits:
         self._gateway_id = gateway_id
         self._shared: OrderedDict[tuple[str, str], _Shared] = OrderedDict()
 
-    async def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-        """Take a permit for one attempt. None: it may be made; else in how many seconds to try again."""
+    async def take(self, candidate: Candidate, tokens: int) -> Turn:
+        """Take a permit for one attempt."""
         key = candidate.provider_id, candidate.provider_model_id
         shared = self._shared.setdefault(key, _Shared())
         self._shared.move_to_end(key)
@@ -48,17 +58,18 @@ class ProviderLimits:
         now = self._clock.monotonic()
         account.arrived(now)
         self._returns.add(account.take_over(now))
-        if account.draw(now, tokens, _NOTHING) is not None:
-            return None
-        if now < shared.refused_until:
-            return shared.refused_until - now
-        wait_s = await self._ask(candidate, account, tokens)
-        if wait_s is not None:
-            shared.refused_until = now + wait_s
-            return wait_s
-        if account.draw(self._clock.monotonic(), tokens, _NOTHING) is None:
-            return UNKNOWN_WAIT_S
-        return None
+        draw = account.draw(now, tokens, _NOTHING)
+        if draw is None and now < shared.refused_until:
+            return Turn(wait_s=shared.refused_until - now)
+        if draw is None:
+            wait_s = await self._ask(candidate, account, tokens)
+            if wait_s is not None:
+                shared.refused_until = now + wait_s
+                return Turn(wait_s=wait_s)
+            draw = account.draw(self._clock.monotonic(), tokens, _NOTHING)
+        if draw is None:
+            return Turn(wait_s=UNKNOWN_WAIT_S)
+        return Turn(ends_at=account.ends_at(draw))
 
     def sweep(self) -> None:
         """Give back what has ended; forget whom nobody asks for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from synaxis_common import key_variables
@@ -15,7 +15,7 @@ from synaxis_gateway.dispatch.classify import Follows, Verdict
 from synaxis_gateway.dispatch.stream import UpstreamStream
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamRequest
-from synaxis_gateway.upstream.errors import UpstreamError
+from synaxis_gateway.upstream.errors import TooLate, UpstreamError
 from synaxis_gateway.wire import openai_answer, usage
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
@@ -62,19 +62,36 @@ class Attempts:
         self._client = client
         self._environment = environment
 
-    async def make(self, call: Call, candidate: Candidate, *, is_last: bool) -> Result:
-        """Try `candidate`; how it ended is noted in the call. Cancelled: the provider is let go at once."""
+    async def make(
+        self, call: Call, candidate: Candidate, may_begin: Callable[[], bool], *, is_last: bool
+    ) -> Result:
+        """Try `candidate`; how it ended is noted in the call. Cancelled: the provider is let go at once.
+
+        Raises TooLate when `may_begin` says no just before the request would go out; nothing is noted then.
+        """
         attempt = call.begin(candidate)
         key = key_variables.find_key(candidate.api_key_envs, self._environment)
         if key is None and candidate.api_key_envs:
             call.fail(attempt, classify.NO_KEY)
             return Failed(classify.NO_KEY)
-        result = await self._try(call, attempt, key, is_last=is_last)
+        try:
+            result = await self._try(call, attempt, key, may_begin, is_last=is_last)
+        except TooLate:
+            call.attempts.remove(attempt)
+            raise
         if isinstance(result, Failed):
             call.fail(attempt, result.verdict)
         return result
 
-    async def _try(self, call: Call, attempt: Attempt, key: str | None, *, is_last: bool) -> Result:
+    async def _try(
+        self,
+        call: Call,
+        attempt: Attempt,
+        key: str | None,
+        may_begin: Callable[[], bool],
+        *,
+        is_last: bool,
+    ) -> Result:
         candidate = attempt.candidate
         request = UpstreamRequest(
             base_url=candidate.base_url,
@@ -83,6 +100,7 @@ class Attempts:
             headers=headers.build(candidate, key, str(call.request_id), stream=call.ask.stream),
             connect_timeout_s=candidate.timeouts.connect_s,
             allow_private=candidate.allow_private,
+            may_begin=may_begin,
         )
         answer: UpstreamAnswer | None = None
         handed_over = False

@@ -9,7 +9,7 @@ from synaxis_common.contracts.routing import Candidate, Needs
 from synaxis_common.pricing import booked_tokens, worst_case_cost
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission
-from synaxis_gateway.admission.provider_limits import ProviderLimits
+from synaxis_gateway.admission.provider_limits import ProviderLimits, Turn
 from synaxis_gateway.dispatch.call import Call
 
 _NOTHING: Final = Decimal(0)
@@ -22,14 +22,14 @@ class Cover:
         self._admission = admission
         self._provider_limits = provider_limits
 
-    async def wait_s(self, call: Call, candidate: Candidate) -> float | None:
-        """Take a permit of the limits that all tenants share at a candidate. None: it may be tried."""
+    async def turn(self, call: Call, candidate: Candidate) -> Turn:
+        """Take a permit of the limits that all tenants share at a candidate."""
         if not candidate.is_rate_limited:
-            return None
-        wait_s = await self._provider_limits.wait_s(candidate, booked_tokens(call.admitted.shape.needs))
-        if wait_s is not None:
+            return Turn()
+        turn = await self._provider_limits.take(candidate, booked_tokens(call.admitted.shape.needs))
+        if turn.wait_s is not None:
             metrics.PROVIDER_LIMITS_SPENT.labels(candidate.provider_id).inc()
-        return wait_s
+        return turn
 
     async def is_paid(self, call: Call, candidate: Candidate) -> bool:
         """Whether what is reserved covers the worst case of this attempt besides those that may be billed."""

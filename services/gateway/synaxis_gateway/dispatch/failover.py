@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from synaxis_common.contracts.routing import Candidate
 from synaxis_gateway import metrics
+from synaxis_gateway.admission.provider_limits import Turn
 from synaxis_gateway.dispatch.attempt import Attempts, Begun, Failed, Result, Whole
 from synaxis_gateway.dispatch.call import Call
 from synaxis_gateway.dispatch.classify import Follows
@@ -14,6 +15,7 @@ from synaxis_gateway.dispatch.cooldown import Cooldowns
 from synaxis_gateway.dispatch.cover import Cover
 from synaxis_gateway.dispatch.hedge import HedgeBudget, race
 from synaxis_gateway.dispatch.retry_budget import RetryBudget
+from synaxis_gateway.upstream.errors import TooLate
 
 MAX_ATTEMPTS = 4
 """Each at another candidate. gRPC bounds retries at 5; with a plan sorted well, more is only load."""
@@ -70,19 +72,22 @@ class Failover:
             if not await self._cover.is_paid(call, candidate):
                 continue
             # Last of all, since the permit that it takes is for an attempt that begins now.
-            wait_s = await self._cover.wait_s(call, candidate)
-            if wait_s is not None:
-                spared.append(wait_s)
+            turn = await self._cover.turn(call, candidate)
+            if turn.wait_s is not None:
+                spared.append(turn.wait_s)
                 continue
-            if not call.attempts and not call.may_begin:
-                raise PermitExpired
             # An attempt that no provider heard of was load for nobody.
             is_extra = call.reached_a_provider
             if is_extra and not self._budget.begin_extra(model):
                 metrics.RETRIES_REFUSED.inc()
                 return refused or Exhausted(all_tried=False)
             try:
-                results = await self._try(call, candidate, queue)
+                results = await self._try(call, candidate, turn, queue)
+            except TooLate:
+                if not call.reached_a_provider and not call.may_begin:
+                    raise PermitExpired from None
+                queue.insert(0, candidate)  # the provider's permit was over: another one is taken
+                continue
             finally:
                 if is_extra:
                     self._budget.end_extra(model)
@@ -103,20 +108,31 @@ class Failover:
         )
 
     async def _try(
-        self, call: Call, candidate: Candidate, queue: list[Candidate]
+        self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
     ) -> list[tuple[Candidate, Result]]:
-        """One attempt, or two where the first is slow to begin and the request wants that."""
+        """One attempt, or two where the first is slow to begin and the request wants that. Raises TooLate."""
+        turns = {_key(candidate): turn}
 
         async def make(one: Candidate) -> Result:
-            return await self._attempts.make(call, one, is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS)
+            ends_at = turns[_key(one)].ends_at
+            if not call.reached_a_provider:
+                ends_at = min(ends_at, call.admitted.ends_at)
+            return await self._attempts.make(
+                call,
+                one,
+                lambda: call.clock.monotonic() < ends_at,
+                is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS,
+            )
 
         async def backup() -> Candidate | None:
             if not queue or not self._hedges.spend():
                 return None
             if not await self._cover.is_paid(call, queue[0]):
                 return None
-            if await self._cover.wait_s(call, queue[0]) is not None:
+            turn = await self._cover.turn(call, queue[0])
+            if turn.wait_s is not None:
                 return None
+            turns[_key(queue[0])] = turn
             return queue.pop(0)
 
         self._hedges.earn()
@@ -132,4 +148,8 @@ def _is_larger(other: Candidate, than: Candidate) -> bool:
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return list({(each.provider_id, each.provider_model_id): each for each in candidates}.values())
+    return list({_key(each): each for each in candidates}.values())
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.provider_id, candidate.provider_model_id

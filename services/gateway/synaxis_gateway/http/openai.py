@@ -118,6 +118,7 @@ class OpenAIHandlers:
                 started_at=started_at,
                 deadline=started + self._patience_s(request),
                 is_hedged=request.headers.get(HEDGE_HEADER, "").lower() == "true",
+                attempts=[] if call is None else call.attempts,
             )
             try:
                 return await self._answer(request, call)

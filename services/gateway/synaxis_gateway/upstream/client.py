@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import aiohttp
 
 from synaxis_common import egress
-from synaxis_gateway.upstream.errors import NoConnection, Reset, Unreadable
+from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable
 
 STALE_CONNECTION_S = 1.0
 """A reused connection that fails later than this was not stale: the provider was at work on the request."""
@@ -29,6 +29,8 @@ class UpstreamRequest:
     headers: Mapping[str, str] = field(repr=False)
     connect_timeout_s: float
     allow_private: bool
+    may_begin: Callable[[], bool] = lambda: True
+    """Asked when the connection is there, just before the first byte goes out."""
 
 
 class UpstreamAnswer:
@@ -89,23 +91,23 @@ class UpstreamClient:
         self._public = egress.client_session(allow_private=False)
         self._private = egress.client_session(allow_private=True)
         for session in (self._public, self._private):
-            session.trace_configs.append(_reuse_trace())
+            session.trace_configs.append(_connection_trace())
 
     async def open(self, request: UpstreamRequest) -> UpstreamAnswer:
-        """Send a request and wait for the head of its answer. Raises UpstreamError.
+        """Send a request and wait for the head of its answer. Raises UpstreamError, and TooLate.
 
         A kept connection may have been closed at the very moment we used it; then, and only then, the
         request is sent once more.
         """
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        used = SimpleNamespace(reused=False)
+        used = SimpleNamespace(reused=False, may_begin=request.may_begin)
         try:
             return await self._send(request, used)
         except Reset:
             if not used.reused or loop.time() - begun > STALE_CONNECTION_S:
                 raise
-            return await self._send(request, SimpleNamespace(reused=False))
+            return await self._send(request, SimpleNamespace(reused=False, may_begin=request.may_begin))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -143,7 +145,8 @@ def _payload(body: bytes) -> bytes | io.BytesIO:
     return body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
 
 
-def _reuse_trace() -> aiohttp.TraceConfig:
+def _connection_trace() -> aiohttp.TraceConfig:
+    """Notes whether a connection was used before, and lets nothing go out that is too late."""
     trace = aiohttp.TraceConfig()
 
     async def reused(
@@ -152,7 +155,18 @@ def _reuse_trace() -> aiohttp.TraceConfig:
         _params: aiohttp.TraceConnectionReuseconnParams,
     ) -> None:
         context.trace_request_ctx.reused = True
+        if not context.trace_request_ctx.may_begin():
+            raise TooLate
+
+    async def made(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionCreateEndParams,
+    ) -> None:
+        if not context.trace_request_ctx.may_begin():
+            raise TooLate
 
     trace.on_connection_reuseconn.append(reused)
+    trace.on_connection_create_end.append(made)
     trace.freeze()
     return trace

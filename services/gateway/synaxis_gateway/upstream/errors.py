@@ -17,3 +17,7 @@ class Reset(UpstreamError):
 
 class Unreadable(UpstreamError):
     """What came is not HTTP, breaks off against its own word, or is larger than we take."""
+
+
+class TooLate(Exception):
+    """The permit for a request was over when the connection was there: nothing has been sent."""
