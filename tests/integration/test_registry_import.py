@@ -162,7 +162,9 @@ async def test_events_published_by_a_registry_that_died_before_it_noted_it_are_n
     for sequence in range(1, state.last_seq + 1):
         message = await bus.jetstream.get_msg(subjects.STREAM_EVENTS, sequence)
         published.append(CloudEvent.model_validate_json(message.data or b""))
-    assert [event.data for event in published] == [event.data for event in events]
+    assert [event.data.provider_id for event in published if isinstance(event.data, ProviderChange)] == [
+        f"p{number}" for number in range(10)
+    ]
     sequences = [event.sequence for event in published]
     assert sequences == sorted(set(sequences))
     assert await database.run(lambda connection: connection.fetchval("SELECT count(*) FROM outbox")) == 0
@@ -192,4 +194,4 @@ async def test_pages_of_models_stay_below_what_the_bus_carries(rig: Rig) -> None
     async def all_shown() -> bool:
         return await shown() == set(names)
 
-    await eventually(all_shown, "every page together shows every model")
+    await eventually(all_shown, "every page together shows every model", within_s=40)

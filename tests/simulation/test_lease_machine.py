@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from decimal import Decimal
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.simulation.auditor import Request
@@ -20,6 +21,10 @@ SMALL = Decimal("0.5"), 3
 LARGE = Decimal(2), 10
 SHAPES = [Shape(key, tokens, usd) for key in ("key-1", "key-2") for usd, tokens in (SMALL, LARGE)]
 SCOPES = ["t/acme/*", "t/acme/m", "k/key-1", "k/key-2"]
+
+EXAMPLES = "SYNAXIS_SIMULATION_EXAMPLES"
+"""The variable that asks for a longer run: so many examples, other ones each time, made small when they fail.
+Without it the same few are run each time."""
 
 maybe, fates = st.booleans(), st.sampled_from([Fate.ANSWERED, *Fate])
 picks = st.integers(0, 1_000)
@@ -339,11 +344,17 @@ class LeaseMachine(RuleBasedStateMachine):
             self.world.auditor.check_end(self.world.books)
 
 
-TestLeases = LeaseMachine.TestCase
+@pytest.mark.timeout(0 if EXAMPLES in os.environ else 120)
+class TestLeases(LeaseMachine.TestCase):  # type: ignore[valid-type,misc]
+    """The machine as a test."""
+
+
 TestLeases.settings = settings(
-    max_examples=int(os.environ.get("SYNAXIS_SIMULATION_EXAMPLES", "100")),
+    max_examples=int(os.environ.get(EXAMPLES, "250")),
     stateful_step_count=50,
     deadline=None,
+    derandomize=EXAMPLES not in os.environ,
     print_blob=True,
+    phases=[phase for phase in Phase if phase is not Phase.shrink or EXAMPLES in os.environ],
     suppress_health_check=list(HealthCheck),
 )

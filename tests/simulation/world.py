@@ -94,7 +94,6 @@ class World:
         self.stream: list[Call] = []
         self._numbers = itertools.count(1)
         self.gateways: list[Gateway] = [self._born() for _ in range(gateways)]
-        self.overcharged: list[int] = []
 
     def _new_id(self) -> UUID:
         return UUID(int=next(self._numbers))
