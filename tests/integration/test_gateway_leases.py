@@ -328,3 +328,14 @@ async def test_what_is_too_late_when_the_connection_is_there_is_admitted_anew_be
     assert asked(rig) > asked_before
     report = (await reports(rig, 2))[1]
     assert len(report.attempts) == 1
+
+
+@pytest.mark.parametrize(("is_rate_limited", "heard"), [(True, 1), (False, 2)])
+async def test_what_a_kept_connection_swallowed_is_sent_again_only_where_attempts_are_not_counted(
+    rig: Rig, provider: FakeProvider, is_rate_limited: bool, heard: int
+) -> None:
+    rig.serve(candidate(provider, is_rate_limited=is_rate_limited))
+    assert (await post(rig, ASK))[0] == 200
+    provider.behaviour = Behaviour(drop=True)
+    assert (await post(rig, ASK))[0] == 502
+    assert len(provider.calls) == 1 + heard

@@ -100,6 +100,7 @@ class Attempts:
             headers=headers.build(candidate, key, str(call.request_id), stream=call.ask.stream),
             connect_timeout_s=candidate.timeouts.connect_s,
             allow_private=candidate.allow_private,
+            may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
             may_begin=may_begin,
         )
         answer: UpstreamAnswer | None = None

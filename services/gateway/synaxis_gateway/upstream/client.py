@@ -29,6 +29,9 @@ class UpstreamRequest:
     headers: Mapping[str, str] = field(repr=False)
     connect_timeout_s: float
     allow_private: bool
+    may_repeat: bool = True
+    """Whether it may be sent once more when a kept connection turns out to be closed. The provider may have
+    had it all the same: not where each attempt counts against a limit or has to be paid for."""
     may_begin: Callable[[], bool] = lambda: True
     """Asked when the connection is there, just before the first byte goes out."""
 
@@ -105,7 +108,7 @@ class UpstreamClient:
         try:
             return await self._send(request, used)
         except Reset:
-            if not used.reused or loop.time() - begun > STALE_CONNECTION_S:
+            if not (used.reused and request.may_repeat) or loop.time() - begun > STALE_CONNECTION_S:
                 raise
             return await self._send(request, SimpleNamespace(reused=False, may_begin=request.may_begin))
 
