@@ -60,6 +60,8 @@ class Auditor:
 
     limits: list[Mapping[str, Bounds]]
     requests: dict[UUID, Request] = field(default_factory=dict)
+    latest: list[Request] = field(default_factory=list)
+    """Admitted within the last minute."""
     recorded: set[UUID] = field(default_factory=set)
     """Requests whose report has come to a registry."""
     grants: dict[UUID, tuple[int, Mapping[str, Bounds]]] = field(default_factory=dict)
@@ -90,12 +92,10 @@ class Auditor:
         request.admitted_at = now
         request.booked_tokens = request.draws[0].tokens
         self.requests[request.request_id] = request
+        self.latest = [one for one in self.latest if (one.admitted_at or 0.0) > now - WINDOW_S]
+        self.latest.append(request)
         for scope in request.scopes:
-            within = [
-                one
-                for one in self.requests.values()
-                if one.admitted_at is not None and one.admitted_at > now - WINDOW_S and scope in one.scopes
-            ]
+            within = [one for one in self.latest if scope in one.scopes]
             # Whoever granted the last of the leases that they came from had to count all of them.
             _, limits = max(
                 (self.grants[one.draws[0].lease_id] for one in within), key=lambda grant: grant[0]

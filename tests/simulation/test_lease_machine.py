@@ -121,7 +121,7 @@ class LeaseMachine(RuleBasedStateMachine):
     ) -> None:
         """All of it, and a minute later the tenant tries again and again."""
         world, gateway = self.world, self.awake(pick)
-        gateway.ask(shape, 40, world.now)
+        gateway.ask(shape, 15, world.now)
         world.deliver_questions()
         world.advance(answered_after_s)
         world.deliver_all()
@@ -132,7 +132,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.finish(gateway, share)
         self.give_all_back(gateway)
         world.advance(max(0.0, 57.0 - sent_after_s))
-        for _ in range(25):
+        for _ in range(20):
             self.use_up(gateway, shape)
             world.deliver_all()
             gateway.begin(world.now)
@@ -169,10 +169,17 @@ class LeaseMachine(RuleBasedStateMachine):
         gateway.send_returns()
         self.world.deliver_backwards()
 
-    @rule(pick=picks, other=picks, shape=shapes, number=st.integers(1, 8))
-    def a_renewal_overtakes_an_answer(self, pick: int, other: int, shape: Shape, number: int) -> None:
+    @rule(pick=picks, other=picks, shape=shapes, number=st.integers(1, 8), was_used=maybe)
+    def a_renewal_overtakes_an_answer(
+        self, pick: int, other: int, shape: Shape, number: int, was_used: bool
+    ) -> None:
         """The registry hears of fewer requests under way before the gateway hears that it may have more."""
         world, gateway = self.world, self.awake(pick)
+        if was_used:
+            gateway.wants(shape, world.now)
+            world.deliver_all()
+            gateway.begin(world.now)
+            self.finish(gateway, Decimal(1))
         gateway.ask(shape, number, world.now)
         world.deliver_questions()
         gateway.tell_alive(world.now)
@@ -190,7 +197,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def a_lease_goes_back_twice(self, pick: int, shape: Shape, number: int) -> None:
         """The first answer is lost while requests from it are under way."""
         world, gateway = self.world, self.awake(pick)
-        gateway.ask(shape, 40, world.now)
+        gateway.ask(shape, 15, world.now)
         world.deliver_all()
         for _ in range(number):
             gateway.wants(shape, world.now)

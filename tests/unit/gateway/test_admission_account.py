@@ -218,3 +218,13 @@ def test_an_answer_that_was_overtaken_does_not_count() -> None:
     slots.granted([SlotGrant(scope="a", slots=2)], 0.0, seq=2)
     slots.granted([SlotGrant(scope="a", slots=9)], 0.0, seq=1)
     assert [slots.enter(["a"], 0.0) for _ in range(3)] == [True, True, False]
+
+
+def test_an_answer_older_than_the_renewal_that_gave_the_scope_back_does_not_count() -> None:
+    slots = Slots()
+    slots.granted([SlotGrant(scope="a", slots=1)], 0.0, seq=1)
+    assert slots.to_renew(3) == {"a": 0}
+    slots.granted([SlotGrant(scope="a", slots=2)], 0.0, seq=2)
+    assert not slots.enter(["a"], 0.0), "the registry may have granted them to another gateway"
+    slots.granted([SlotGrant(scope="a", slots=2)], 0.0, seq=4)
+    assert slots.enter(["a"], 0.0)

@@ -23,6 +23,7 @@ class Slots:
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
         self._seq = 0
+        self._renewed = 0
 
     def next_seq(self) -> int:
         """Puts what is said of slots in order, whichever way the messages take."""
@@ -37,7 +38,7 @@ class Slots:
         for grant in grants:
             if not grant.slots and grant.scope not in self._held:
                 continue  # it was given back
-            held = self._held.setdefault(grant.scope, _Held())
+            held = self._of(grant.scope)
             if seq >= held.seq:
                 held.seq = seq
                 held.slots = grant.slots
@@ -45,7 +46,7 @@ class Slots:
 
     def enter(self, scopes: Iterable[str], now: float) -> bool:
         """One more request under way in all of `scopes`, or in none of them: False."""
-        held = [self._held.setdefault(scope, _Held()) for scope in scopes]
+        held = [self._of(scope) for scope in scopes]
         if any(one.under_way >= one.slots or now >= one.ends_at for one in held):
             return False
         for one in held:
@@ -73,6 +74,11 @@ class Slots:
         for held in self._held.values():
             held.slots = min(held.slots, held.under_way)
             held.seq = seq
+        self._renewed = seq
         wanted = {scope: held.under_way for scope, held in self._held.items()}
         self._held = {scope: held for scope, held in self._held.items() if held.under_way}
         return wanted
+
+    def _of(self, scope: str) -> _Held:
+        """A scope that is not held may have been given back by the last renewal: no older answer counts."""
+        return self._held.setdefault(scope, _Held(seq=self._renewed))
