@@ -31,7 +31,7 @@ from synaxis_registry.store.migrate import migrate
 TENANT: Final = "acme"
 ALL, MODEL, KEY, PROVIDER = f"t/{TENANT}/*", f"t/{TENANT}/m", "k/key-1", "p/cheap"
 TERMS: Final = Terms(lapse_s=LAPSE_AFTER_S)
-BEGIN: Final = datetime(2026, 11, 30, 23, 40, tzinfo=UTC)
+BEGIN: Final = datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC)
 MONTH_END: Final = datetime(2026, 12, 1, tzinfo=UTC)
 LEASES: Final = tuple(UUID(int=(7 << 76) + place) for place in range(3))
 REQUESTS: Final = tuple(UUID(int=(8 << 76) + place) for place in range(5))
@@ -59,7 +59,7 @@ SET_LIMIT: Final = {
     KEY: "INSERT INTO key_limit" + _VALUES.format(names="key_id", key="'key-1'"),
 }
 
-usd = st.sampled_from([Decimal(text) for text in ("0", "0.000001", "0.1", "0.25", "1", "2.5", "3")])
+usd = st.sampled_from([Decimal(text) for text in ("0.5", "0", "0.000001", "0.1", "0.25", "1", "2.5", "3")])
 counts = st.sampled_from([0, 1, 2, 3, 7, 50])
 maybe_usd = st.none() | st.sampled_from([Decimal(text) for text in ("0", "0.3", "1", "10", "100.5")])
 scopes = st.sampled_from([(ALL,), (ALL, MODEL), (ALL, MODEL, KEY), (MODEL, ALL)])
@@ -163,7 +163,7 @@ calls = st.builds(
     tenant_id=st.sampled_from([TENANT, TENANT, TENANT, "stranger"]),
     key_id=st.just("key-1"),
     global_model_id=st.sampled_from(["m", "n"]),
-    started_at=st.sampled_from([MONTH_END.timestamp() - 3600, MONTH_END.timestamp() + 3600]),
+    started_at=st.sampled_from([BEGIN.timestamp(), MONTH_END.timestamp() + 3600]),
     cost_usd=st.none() | usd,
     used_tokens=st.sampled_from([0, 1, 2, 30]),
     draws=st.lists(draws, max_size=3).map(tuple),
@@ -196,7 +196,8 @@ steps = st.lists(
     max_size=25,
 )
 first_limits = st.fixed_dictionaries(
-    {}, optional={scope: bounds_of(scope) for scope in (ALL, MODEL, KEY, PROVIDER)}
+    {ALL: st.just(Bounds()) | bounds_of(ALL)},
+    optional={scope: bounds_of(scope) for scope in (MODEL, KEY, PROVIDER)},
 )
 
 
@@ -433,7 +434,7 @@ def test_whatever_happens_the_database_and_its_reference_agree(fresh_database_ur
     with asyncio.Runner() as runner:
         connection = runner.run(_prepared(fresh_database_url))
 
-        @settings(max_examples=250, print_blob=True)
+        @settings(max_examples=500, print_blob=True)
         @given(first_limits, steps)
         def check(limits: dict[str, Bounds], todo: list[Step]) -> None:
             runner.run(_example(connection, limits, todo))
