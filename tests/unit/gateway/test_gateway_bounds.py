@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -13,15 +10,12 @@ from pydantic import SecretStr, ValidationError
 from synaxis_common.bus import Bus
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.routing import Candidate, RateLimitView
-from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.health import Health
 from synaxis_gateway.admission.admission import Admission
 from synaxis_gateway.admission.provider_limits import ProviderLimits
 from synaxis_gateway.admission.returns import Returns
-from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.attempt import Attempts
-from synaxis_gateway.dispatch.classify import Follows, Verdict
-from synaxis_gateway.dispatch.cooldown import LONGEST_S, TRIAL_S, Cooldowns
+from synaxis_gateway.dispatch.cooldown import Cooldowns
 from synaxis_gateway.dispatch.cover import Cover
 from synaxis_gateway.dispatch.failover import Failover
 from synaxis_gateway.dispatch.reports import Reports
@@ -40,7 +34,6 @@ from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.client import UpstreamClient
 
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def settings() -> GatewaySettings:
@@ -138,59 +131,6 @@ def test_a_few_extra_attempts_at_once_are_always_allowed() -> None:
     for _ in range(50):
         assert budget.begin_extra("m")
         budget.end_extra("m")
-
-
-@dataclass(frozen=True)
-class Scene:
-    cooldowns: Cooldowns
-    first: Candidate
-    second: Candidate
-
-    def order(self, now: float) -> list[str]:
-        return [each.provider_id for each in self.cooldowns.order([self.first, self.second], now)]
-
-
-def scene() -> Scene:
-    return Scene(Cooldowns(), candidate("a"), candidate("b"))
-
-
-def test_a_candidate_that_failed_goes_behind_the_others_and_comes_back() -> None:
-    world = scene()
-    assert world.order(0) == ["a", "b"]
-    world.cooldowns.failed(world.first, classify.malformed("x"), 0)
-    assert world.order(0.5) == ["b", "a"]
-    assert world.order(1.5) == ["a", "b"], "one request tries it"
-    assert world.order(1.6) == ["b", "a"], "the others wait for what comes of it"
-    assert world.order(1.6 + TRIAL_S) == ["a", "b"]
-    world.cooldowns.succeeded(world.first)
-    assert [world.order(9), world.order(9)] == [["a", "b"], ["a", "b"]]
-
-
-def test_nobody_waits_longer_than_10_seconds_on_our_own_judgement() -> None:
-    world = scene()
-    for _ in range(50):
-        world.cooldowns.failed(world.first, classify.malformed("x"), 0)
-    assert world.order(LONGEST_S - 0.1) == ["b", "a"]
-    assert world.order(LONGEST_S + 0.1) == ["a", "b"]
-
-
-def test_a_wait_that_was_asked_for_is_kept() -> None:
-    world = scene()
-    world.cooldowns.failed(world.first, classify.status(429, {"retry-after": "120"}, b"", NOW), 0)
-    assert world.order(119) == ["b", "a"]
-
-
-def test_a_request_of_its_own_fault_says_nothing_about_the_candidate() -> None:
-    world = scene()
-    world.cooldowns.failed(world.first, Verdict(AttemptOutcome.REQUEST_ERROR, Follows.ANSWER, "x"), 0)
-    assert world.order(0.1) == ["a", "b"]
-
-
-def test_when_all_rest_they_are_tried_in_order_of_who_is_ready_first() -> None:
-    world = scene()
-    world.cooldowns.failed(world.first, classify.status(429, {"retry-after": "50"}, b"", NOW), 0)
-    world.cooldowns.failed(world.second, classify.status(429, {"retry-after": "20"}, b"", NOW), 0)
-    assert world.order(1) == ["b", "a"]
 
 
 def test_a_plan_cannot_touch_the_key_or_the_frame_of_a_request() -> None:

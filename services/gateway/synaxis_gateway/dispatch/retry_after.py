@@ -1,4 +1,4 @@
-"""When a provider says it wants to be asked again. Five ways of saying it are in use."""
+"""When a provider says it wants to be asked again. Many ways of saying it are in use."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ _RESET_HEADERS = (
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
     ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-remaining", "ratelimit-reset"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
+    ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
+    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+)
+"""What is left, and when it is full again; the latter says something only once nothing is left."""
+_IN_WORDS = re.compile(
+    r"(?:try again|retry|available again)\s+(?:in|after)\s+([\d.]{1,12}(?:h|m|s|ms)?[\d.hms]{0,20})"
+    r"(?:\s*(milliseconds?|seconds?|secs?|minutes?|mins?))?",
+    re.ASCII,
 )
 
 
@@ -35,17 +46,28 @@ def read(headers: Mapping[str, str], now: datetime) -> float | None:
             seconds = _until(said, now)
         if seconds is not None:
             return _bounded(seconds)
-    for remaining, reset in _RESET_HEADERS:
-        if headers.get(remaining, "").strip() == "0":
-            seconds = _seconds(headers.get(reset, "").strip())
-            if seconds is not None:
-                # Some give the moment of the reset, as a Unix time, in seconds or milliseconds.
-                if seconds > 1e12:
-                    seconds = seconds / 1000
-                if seconds > 1e9:
-                    seconds -= now.timestamp()
-                return _bounded(seconds)
-    return None
+    waits = [
+        wait
+        for remaining, reset in _RESET_HEADERS
+        if headers.get(remaining, "").strip() == "0"
+        and (wait := _reset_s(headers.get(reset, "").strip(), now)) is not None
+    ]
+    # Of several limits that are spent, all have to be free again.
+    return _bounded(max(waits)) if waits else None
+
+
+def in_words(text: str) -> float | None:
+    """Seconds to wait as an error's words say it, in lower case: `please try again in 2.1s`."""
+    found = _IN_WORDS.search(text)
+    if found is None:
+        return None
+    value, unit = found.group(1).rstrip("."), found.group(2) or ""
+    if unit.startswith("milli"):
+        return _bounded(seconds / 1000) if (seconds := _number(value)) is not None else None
+    seconds = _seconds(value)
+    if seconds is None:
+        return None
+    return _bounded(seconds * (60.0 if unit.startswith("mi") else 1.0))
 
 
 def _bounded(seconds: float) -> float:
@@ -69,9 +91,24 @@ def _seconds(text: str) -> float | None:
     )
 
 
+def _reset_s(text: str, now: datetime) -> float | None:
+    """A duration, or the moment of the reset: a Unix time in seconds or milliseconds, or a date."""
+    seconds = _seconds(text)
+    if seconds is None:
+        return _until(text, now)
+    if seconds > 1e12:
+        seconds = seconds / 1000
+    return seconds - now.timestamp() if seconds > 1e9 else seconds
+
+
 def _until(text: str, now: datetime) -> float | None:
+    """Seconds until an HTTP date or one of RFC 3339."""
+    moment: datetime
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
+    except (ValueError, TypeError, IndexError, OverflowError):
+        try:
+            moment = datetime.fromisoformat(text[:40])
+        except ValueError:
+            return None
     return (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()

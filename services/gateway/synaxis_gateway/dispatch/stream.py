@@ -15,9 +15,9 @@ from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.classify import Verdict
 from synaxis_gateway.upstream.client import UpstreamAnswer
 from synaxis_gateway.upstream.errors import UpstreamError
-from synaxis_gateway.wire import openai_answer, usage
+from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_stream import DONE, Meaning, Reading, StreamReader
-from synaxis_gateway.wire.sse import Event, EventSplitter, EventTooLarge
+from synaxis_gateway.wire.sse import Event, EventSplitter, EventTooLarge, ended
 from synaxis_gateway.wire.usage import UsageReading
 
 HELD_BYTES = 1024 * 1024
@@ -60,7 +60,6 @@ class UpstreamStream:
         Raises UpstreamError.
         """
         held_bytes = 0
-        head = b""
         while not self._ended:
             try:
                 events = await self._more_events()
@@ -78,11 +77,10 @@ class UpstreamStream:
                 if verdict is not None:
                     return verdict
                 self._hold(reading)
-                head += event.raw if event.data is None else b""
                 held_bytes += len(event.raw)
             if held_bytes > HELD_BYTES:
                 return classify.malformed("sent no content")
-        return self._no_content(head)
+        return classify.malformed("ended without content")
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream for the client, what was held back first, up to its proper end.
@@ -95,7 +93,7 @@ class UpstreamStream:
         while True:
             out = held
             held = []
-            content_before = self._reader.content_bytes
+            before = self._reader.content_bytes, self._reader.is_complete
             for event in events:
                 reading = self._reader.read(event)
                 self._attempt.content_bytes = self._reader.content_bytes
@@ -114,7 +112,7 @@ class UpstreamStream:
                 yield b"".join(out)
             if self._ended:
                 break
-            if self._reader.content_bytes > content_before:
+            if (self._reader.content_bytes, self._reader.is_complete) != before:
                 quiet_s = 0.0
             begun = self._clock.monotonic()
             allowed_s = self._attempt.candidate.timeouts.between_tokens_s
@@ -156,7 +154,7 @@ class UpstreamStream:
         if data:
             return self._splitter.feed(data)
         self._ended = True
-        return self._splitter.finish()
+        return [ended(event) for event in self._splitter.finish()]
 
     def _hold(self, reading: Reading) -> None:
         if not self._is_dropped(reading):
@@ -179,13 +177,6 @@ class UpstreamStream:
                 return classify.malformed("ended without content")
             case _:
                 return None
-
-    def _no_content(self, head: bytes) -> Verdict:
-        """The stream ended before it said anything; some send an error as plain JSON instead."""
-        found = openai_answer.read(head, "chat")
-        if isinstance(found, openai_answer.EmbeddedError):
-            return classify.embedded(found, self.answer.headers, self._clock.now())
-        return classify.malformed("ended without content")
 
     def _reason_to_cut(self, reading: Reading) -> str | None:
         match reading.meaning:

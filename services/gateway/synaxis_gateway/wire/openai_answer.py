@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from synaxis_gateway.wire import error_said
+from synaxis_gateway.wire.error_said import ErrorSaid
 from synaxis_gateway.wire.openai_request import Endpoint
 from synaxis_gateway.wire.usage import bytes_said
+
+FAILED: Final = ("error", "abort")
+"""Finish reasons that are no end: OpenRouter's for a failure in its midst, vLLM's for an answer given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,13 @@ class EmbeddedError:
     status: int | None
     """The HTTP status that its code stands for, where it is one."""
     text: str
+    said: ErrorSaid | None = None
+    """The error taken apart."""
+
+    @classmethod
+    def of(cls, said: ErrorSaid) -> EmbeddedError:
+        """The error that `said` is."""
+        return cls(said.status, " ".join((*said.codes, said.text)), said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +61,8 @@ def read(body: bytes, endpoint: Endpoint) -> WholeAnswer | EmbeddedError | NoAns
         return NoAnswer("not JSON")
     if not isinstance(answer, dict):
         return NoAnswer("not a JSON object")
-    if answer.get("error"):
-        return embedded_error(answer["error"])
+    if error_said.is_error(answer):
+        return EmbeddedError.of(error_said.of(answer))
     entries = answer.get("data" if endpoint == "embeddings" else "choices")
     if not isinstance(entries, list) or not entries:
         return NoAnswer("no choices" if endpoint != "embeddings" else "no embeddings")
@@ -60,19 +72,7 @@ def read(body: bytes, endpoint: Endpoint) -> WholeAnswer | EmbeddedError | NoAns
             message = choice.get("message", choice) if isinstance(choice, dict) else None
             if not isinstance(message, dict):
                 return NoAnswer("a choice without a message")
+            if choice.get("error") or choice.get("finish_reason") in FAILED:
+                return EmbeddedError.of(error_said.of(choice))
             content += bytes_said(message)
     return WholeAnswer(usage=answer.get("usage"), content_bytes=content)
-
-
-def embedded_error(error: Any) -> EmbeddedError:
-    """What an `error` value says: an object with a code or a type, or just a text."""
-    if not isinstance(error, dict):
-        return EmbeddedError(None, str(error))
-    text = " ".join(str(error[name]) for name in ("code", "type", "message") if error.get(name))
-    for name in ("code", "status", "status_code"):
-        code = error.get(name)
-        if isinstance(code, str) and code.isascii() and code.isdigit():
-            code = int(code[:4])
-        if isinstance(code, int) and 400 <= code <= 599:
-            return EmbeddedError(code, text)
-    return EmbeddedError(None, text)

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from synaxis_gateway.wire.openai_answer import EmbeddedError, embedded_error
+from synaxis_gateway.wire import error_said
+from synaxis_gateway.wire.openai_answer import FAILED, EmbeddedError
 from synaxis_gateway.wire.sse import Event
 from synaxis_gateway.wire.usage import bytes_said
 
@@ -57,12 +58,15 @@ class _Choice(msgspec.Struct):
     delta: Any = None
     text: Any = None
     finish_reason: Any = None
+    error: Any = None
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
+    object: Any = None
+    type: Any = None
 
 
 _DECODER = msgspec.json.Decoder(_Chunk)
@@ -84,18 +88,25 @@ class StreamReader:
 
     def read(self, event: Event) -> Reading:
         """What the next event means."""
-        if event.data is None:
-            return Reading(event, Meaning.LIFECYCLE)
-        if event.data.strip() == b"[DONE]":
+        data = event.data
+        if data is None:
+            data = event.raw.strip()
+            if data[:1] not in (b"{", b"<"):
+                return Reading(event, Meaning.LIFECYCLE)
+            # No event at all, but an answer's body: an error as plain JSON, or the page of a front.
+        if data.strip() == b"[DONE]":
             return Reading(event, Meaning.DONE)
         try:
-            chunk = _DECODER.decode(event.data)
+            chunk = _DECODER.decode(data)
         except (msgspec.DecodeError, ValueError, RecursionError):
+            return _error(event, data) if event.name == "error" else Reading(event, Meaning.GARBAGE)
+        if event.name == "error" or chunk.error or "error" in (chunk.object, chunk.type):
+            return _error(event, data)
+        for choice in chunk.choices or ():
+            if choice.error or choice.finish_reason in FAILED:
+                return Reading(event, Meaning.ERROR, EmbeddedError.of(error_said.of(choice.error)))
+        if event.data is None:
             return Reading(event, Meaning.GARBAGE)
-        if chunk.error:
-            return Reading(event, Meaning.ERROR, embedded_error(chunk.error))
-        if event.name == "error" or any(choice.finish_reason == "error" for choice in chunk.choices or ()):
-            return Reading(event, Meaning.ERROR, EmbeddedError(None, "error event"))
         if chunk.usage is not None:
             self.usage = chunk.usage
         content = sum([self._read_choice(choice) for choice in chunk.choices or ()])
@@ -109,7 +120,7 @@ class StreamReader:
     def _read_choice(self, choice: _Choice) -> int:
         """Bytes of content in a choice, at least 1 where there is any."""
         index = choice.index if isinstance(choice.index, int) else 0
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some say "" in every chunk that is not the last
             self._finished.add(index)
             self._unfinished.discard(index)
         elif index not in self._finished:
@@ -118,3 +129,7 @@ class StreamReader:
         has_content = bool(choice.text) or any(delta.get(name) for name in _CONTENT_FIELDS)
         said = bytes_said(delta) + bytes_said({"text": choice.text})
         return max(said, int(has_content))
+
+
+def _error(event: Event, data: bytes) -> Reading:
+    return Reading(event, Meaning.ERROR, EmbeddedError.of(error_said.read(data)))

@@ -29,6 +29,14 @@ class Event:
     name: str | None = None
 
 
+def ended(event: Event) -> Event:
+    """`event` with its blank line, which the last one of a stream may lack: what follows is another event."""
+    if _BLANK_LINE.search(event.raw, max(0, len(event.raw) - _LONGEST_BLANK_LINE)):
+        return event
+    missing = b"\n" if event.raw.endswith((b"\n", b"\r")) else b"\n\n"
+    return Event(event.raw + missing, event.data, event.name)
+
+
 class EventSplitter:
     """Feed it bytes as they arrive, however they are cut; it answers the events that are complete."""
 
