@@ -317,9 +317,9 @@ async def test_what_is_too_late_when_the_connection_is_there_is_admitted_anew_be
     monkeypatch.setattr(openai_handlers, "Call", Stopped)
     real_make = Attempts.make
 
-    async def make(self: Any, call: Any, one: Any, may_begin: Any, *, is_last: bool) -> Any:
+    async def make(self: Any, call: Any, one: Any, ask: Any, may_begin: Any, *, is_last: bool) -> Any:
         late = bool(stopped)
-        return await real_make(self, call, one, lambda: not late and may_begin(), is_last=is_last)
+        return await real_make(self, call, one, ask, lambda: not late and may_begin(), is_last=is_last)
 
     monkeypatch.setattr(Attempts, "make", make)
     status, headers, _ = await post(rig, ASK)

@@ -52,6 +52,11 @@ PROVIDER_LIMITS_SPENT = Counter(
     ["provider"],
 )
 SHED = Counter("synaxis_gateway_shed_total", "Requests refused because too many were under way")
+CONTINUATIONS = Counter(
+    "synaxis_gateway_continuations_total",
+    "Streams broken off whose client wanted them continued: made by another provider, or nobody could",
+    ["outcome"],
+)
 HEDGES = Counter(
     "synaxis_gateway_hedges_total",
     "Second requests beside one that was slow to begin: made, won by the second, or not allowed",

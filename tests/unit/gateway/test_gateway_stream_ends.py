@@ -16,6 +16,9 @@ from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.classify import Verdict
 from synaxis_gateway.dispatch.stream import StreamCut, UpstreamStream, error_event
 from synaxis_gateway.upstream.errors import Reset, Unreadable
+from synaxis_gateway.wire import openai_request
+
+ASK = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hello?"}]}'
 
 Step = bytes | Exception | float
 
@@ -47,7 +50,7 @@ def reading(*steps: Step) -> UpstreamStream:
         kind="openai",
         timeouts=Timeouts(between_tokens_s=0.05),
     )
-    attempt = Attempt(candidate, 0.0)
+    attempt = Attempt(candidate, openai_request.parse(ASK, "chat"), 0.0)
     return UpstreamStream(Script(*steps), attempt, SystemClock(), Needs(), drop_usage=False)  # type: ignore[arg-type]
 
 

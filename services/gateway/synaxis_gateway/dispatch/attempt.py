@@ -17,6 +17,7 @@ from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamRequest
 from synaxis_gateway.upstream.errors import TooLate, UpstreamError
 from synaxis_gateway.wire import openai_answer, usage
+from synaxis_gateway.wire.openai_request import OpenAIRequest
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 REDACTED = b"[redacted]"
@@ -63,13 +64,21 @@ class Attempts:
         self._environment = environment
 
     async def make(
-        self, call: Call, candidate: Candidate, may_begin: Callable[[], bool], *, is_last: bool
+        self,
+        call: Call,
+        candidate: Candidate,
+        ask: OpenAIRequest,
+        may_begin: Callable[[], bool],
+        *,
+        is_last: bool,
     ) -> Result:
-        """Try `candidate`; how it ended is noted in the call. Cancelled: the provider is let go at once.
+        """Have `candidate` answer `ask`; how it ended is noted in the call.
+
+        Cancelled: the provider is let go at once.
 
         Raises TooLate when `may_begin` says no just before the request would go out; nothing is noted then.
         """
-        attempt = call.begin(candidate)
+        attempt = call.begin(candidate, ask)
         key = key_variables.find_key(candidate.api_key_envs, self._environment)
         if key is None and candidate.api_key_envs:
             call.fail(attempt, classify.NO_KEY)
@@ -92,12 +101,12 @@ class Attempts:
         *,
         is_last: bool,
     ) -> Result:
-        candidate = attempt.candidate
+        candidate, ask = attempt.candidate, attempt.ask
         request = UpstreamRequest(
             base_url=candidate.base_url,
-            path=PATHS[call.ask.endpoint],
-            body=call.ask.upstream_body(candidate.provider_model_id),
-            headers=headers.build(candidate, key, str(call.request_id), stream=call.ask.stream),
+            path=PATHS[ask.endpoint],
+            body=ask.upstream_body(candidate.provider_model_id),
+            headers=headers.build(candidate, key, str(call.request_id), stream=ask.stream),
             connect_timeout_s=candidate.timeouts.connect_s,
             allow_private=candidate.allow_private,
             may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
@@ -113,10 +122,10 @@ class Attempts:
                     return await self._refused(call, answer, key)
                 if answer.content_type in ("text/html", "application/xhtml+xml"):
                     return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
-                if not call.ask.stream:
+                if not ask.stream:
                     return await self._whole(call, attempt, answer)
                 stream = UpstreamStream(
-                    answer, attempt, call.clock, call.ask.needs, drop_usage=not call.ask.usage_asked
+                    answer, attempt, call.clock, ask.needs, drop_usage=not ask.usage_asked
                 )
                 verdict = await stream.wait_for_content()
                 if verdict is not None:
@@ -131,12 +140,12 @@ class Attempts:
 
     async def _whole(self, call: Call, attempt: Attempt, answer: UpstreamAnswer) -> Result:
         body = await answer.read_all()
-        found = openai_answer.read(body, call.ask.endpoint)
+        found = openai_answer.read(body, attempt.ask.endpoint)
         match found:
             case openai_answer.WholeAnswer():
                 attempt.content_bytes = found.content_bytes
                 call.succeed(
-                    attempt, usage.read(found.usage, attempt.candidate.context_window, call.ask.needs)
+                    attempt, usage.read(found.usage, attempt.candidate.context_window, attempt.ask.needs)
                 )
                 return Whole(body)
             case openai_answer.EmbeddedError():

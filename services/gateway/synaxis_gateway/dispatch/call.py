@@ -23,6 +23,8 @@ class Attempt:
     """One attempt at one candidate. Its outcome is set once."""
 
     candidate: Candidate
+    ask: OpenAIRequest
+    """What it is asked: the client's request, or the continuation of its answer."""
     started: float
     outcome: AttemptOutcome | None = None
     http_status: int | None = None
@@ -53,6 +55,8 @@ class Call:
     attempts: list[Attempt] = field(default_factory=list)
     is_hedged: bool = False
     """Whoever is slow to begin may get company."""
+    is_continued: bool = False
+    """Whoever can may go on with an answer that breaks off."""
     is_concluded: bool = False
     """It has been reported, and what it did not use given back."""
 
@@ -66,11 +70,11 @@ class Call:
         """Whether its permit still counts: a process that was stopped may wake up long after."""
         return self.clock.monotonic() < self.admitted.ends_at
 
-    def begin(self, candidate: Candidate) -> Attempt:
+    def begin(self, candidate: Candidate, ask: OpenAIRequest) -> Attempt:
         """A new attempt."""
         if self.attempts:
             metrics.FAILOVERS.inc()
-        attempt = Attempt(candidate, self.clock.monotonic())
+        attempt = Attempt(candidate, ask, self.clock.monotonic())
         self.attempts.append(attempt)
         return attempt
 
@@ -80,12 +84,12 @@ class Call:
         attempt.reason = verdict.reason
         attempt.reached = verdict.reached
         if verdict.may_be_billed:
-            attempt.reading = usage.estimate(self.ask.needs.input_tokens, attempt.content_bytes)
+            attempt.reading = _estimate(attempt)
         self._end(attempt, verdict.outcome)
 
     def succeed(self, attempt: Attempt, reading: UsageReading | None) -> None:
         """The answer is complete. Without a reading what it used is estimated."""
-        attempt.reading = reading or self._estimate(attempt)
+        attempt.reading = reading or _estimate(attempt)
         self._end(attempt, AttemptOutcome.OK)
 
     def break_off(self, outcome: AttemptOutcome, reason: str) -> None:
@@ -106,11 +110,8 @@ class Call:
     def _break_off(self, attempt: Attempt, outcome: AttemptOutcome, reason: str) -> None:
         if attempt.outcome is None:
             attempt.reason = reason
-            attempt.reading = self._estimate(attempt)
+            attempt.reading = _estimate(attempt)
             self._end(attempt, outcome)
-
-    def _estimate(self, attempt: Attempt) -> UsageReading:
-        return usage.estimate(self.ask.needs.input_tokens, attempt.content_bytes)
 
     def _end(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         attempt.outcome = outcome
@@ -130,8 +131,8 @@ class Call:
     @property
     def first_token_s(self) -> float | None:
         """From the request to its first content."""
-        last = self.attempts[-1] if self.attempts else None
-        return None if last is None or last.first_token is None else last.first_token - self.started
+        begun = [attempt.first_token for attempt in self.attempts if attempt.first_token is not None]
+        return min(begun) - self.started if begun else None
 
     def report(self, http_status: int) -> CallReport:
         """What the registry is told when all is over."""
@@ -168,6 +169,8 @@ class Call:
                 return RequestOutcome.STREAM_CUT if http_status == 200 else RequestOutcome.UPSTREAM_ERROR
             case AttemptOutcome.OK:
                 return RequestOutcome.OK
+            case _ if http_status == 200:  # what should have continued a broken stream has failed too
+                return RequestOutcome.STREAM_CUT
             case _ if 400 <= http_status < 500 and http_status != 429:
                 return RequestOutcome.CLIENT_ERROR
             case _:
@@ -190,3 +193,7 @@ class Call:
             prices=attempt.candidate.prices,
             error=None if attempt.reason is None else scrub(attempt.reason, 300),
         )
+
+
+def _estimate(attempt: Attempt) -> UsageReading:
+    return usage.estimate(attempt.ask.needs.input_tokens, attempt.content_bytes)

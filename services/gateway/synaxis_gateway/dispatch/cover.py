@@ -10,7 +10,7 @@ from synaxis_common.pricing import booked_tokens, worst_case_cost
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission
 from synaxis_gateway.admission.provider_limits import ProviderLimits, Turn
-from synaxis_gateway.dispatch.call import Call
+from synaxis_gateway.dispatch.call import Attempt, Call
 
 _NOTHING: Final = Decimal(0)
 
@@ -31,18 +31,21 @@ class Cover:
             metrics.PROVIDER_LIMITS_SPENT.labels(candidate.provider_id).inc()
         return turn
 
-    async def is_paid(self, call: Call, candidate: Candidate) -> bool:
-        """Whether what is reserved covers the worst case of this attempt besides those that may be billed."""
+    async def is_paid(self, call: Call, candidate: Candidate, more_input_tokens: int = 0) -> bool:
+        """Whether what is reserved covers the worst case of this attempt besides those that may be billed.
+
+        `more_input_tokens`: what the attempt is given beyond the client's request.
+        """
         admitted = call.admitted
         if not admitted.keeps_budget or not call.attempts:
             return True  # the first attempt is covered by what admitted the request
         needs = admitted.shape.needs
         billed = [
-            attempt.candidate
+            _worst(attempt.candidate, needs, _more_input(attempt, call))
             for attempt in call.attempts
             if attempt.reading is not None or attempt.outcome is None  # the latter is under way
         ]
-        needed = sum((_worst(one, needs) for one in (*billed, candidate)), _NOTHING)
+        needed = sum(billed, _worst(candidate, needs, more_input_tokens))
         missing = needed - admitted.reserved_usd
         if missing <= 0 or await self._admission.cover(admitted, missing):
             return True
@@ -50,7 +53,13 @@ class Cover:
         return False
 
 
-def _worst(candidate: Candidate, needs: Needs) -> Decimal:
+def _more_input(attempt: Attempt, call: Call) -> int:
+    return attempt.ask.needs.input_tokens - call.ask.needs.input_tokens
+
+
+def _worst(candidate: Candidate, needs: Needs, more_input_tokens: int) -> Decimal:
+    if more_input_tokens:
+        needs = needs.model_copy(update={"input_tokens": needs.input_tokens + more_input_tokens})
     worst = worst_case_cost(
         candidate.prices,
         needs,

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from synaxis_common.contracts.routing import Candidate
+from synaxis_common.contracts.usage import TokenUsage
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.provider_limits import Turn
+from synaxis_gateway.dispatch import classify, continuation
 from synaxis_gateway.dispatch.attempt import Attempts, Begun, Failed, Result, Whole
 from synaxis_gateway.dispatch.call import Call
 from synaxis_gateway.dispatch.classify import Follows
+from synaxis_gateway.dispatch.continuation import Continuation
 from synaxis_gateway.dispatch.cooldown import Cooldowns
 from synaxis_gateway.dispatch.cover import Cover
 from synaxis_gateway.dispatch.hedge import HedgeBudget, race
 from synaxis_gateway.dispatch.retry_budget import RetryBudget
 from synaxis_gateway.upstream.errors import TooLate
+from synaxis_gateway.wire.joined_stream import Joined, Transcript
 
 MAX_ATTEMPTS = 4
 """Each at another candidate. gRPC bounds retries at 5; with a plan sorted well, more is only load."""
@@ -107,6 +111,64 @@ class Failover:
             all_tried=not queue and not spared, spared_for_s=min(spared, default=None)
         )
 
+    async def go_on(self, call: Call, transcript: Transcript) -> tuple[Begun, Joined] | None:
+        """Have another candidate continue the answer that broke off after `transcript`. None: nobody can.
+
+        The second of the answer makes its stream look as if the first had gone on.
+        """
+        model = call.plan.global_model_id
+        tried = {_key(attempt.candidate) for attempt in call.attempts}
+        now = call.clock.monotonic()
+        for candidate in self._cooldowns.order(_distinct(call.plan.candidates), now):
+            if call.tried >= MAX_ATTEMPTS or call.deadline - call.clock.monotonic() < LEAST_TIME_S:
+                break
+            if _key(candidate) in tried:
+                continue
+            found = continuation.request(call.ask, transcript, candidate)
+            if found is None:
+                continue
+            more = found.ask.needs.input_tokens - call.ask.needs.input_tokens
+            if not await self._cover.is_paid(call, candidate, more):
+                continue
+            turn = await self._cover.turn(call, candidate)
+            if turn.wait_s is not None:
+                continue
+            if not self._budget.begin_extra(model):
+                metrics.RETRIES_REFUSED.inc()
+                break
+            try:
+                result = await self._continue(call, found, turn)
+            finally:
+                self._budget.end_extra(model)
+            if isinstance(result, Begun):
+                self._cooldowns.succeeded(candidate)
+                metrics.CONTINUATIONS.labels("made").inc()
+                return result, found.joined(transcript, *_before(call))
+            if isinstance(result, Failed):
+                self._cooldowns.failed(candidate, result.verdict, call.clock.monotonic())
+        metrics.CONTINUATIONS.labels("nobody").inc()
+        return None
+
+    def completed(self, candidate: Candidate) -> None:
+        """A stream came to its proper end."""
+        self._cooldowns.completed(candidate)
+
+    def broke_off(self, call: Call, candidate: Candidate, reason: str) -> None:
+        """A stream ended without its proper end after content had gone to the client."""
+        self._cooldowns.failed(candidate, classify.cut(reason), call.clock.monotonic())
+
+    async def _continue(self, call: Call, found: Continuation, turn: Turn) -> Result | None:
+        try:
+            return await self._attempts.make(
+                call,
+                found.candidate,
+                found.ask,
+                lambda: call.clock.monotonic() < turn.ends_at,
+                is_last=True,
+            )
+        except TooLate:
+            return None
+
     async def _try(
         self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
     ) -> list[tuple[Candidate, Result]]:
@@ -120,6 +182,7 @@ class Failover:
             return await self._attempts.make(
                 call,
                 one,
+                call.ask,
                 lambda: call.clock.monotonic() < ends_at,
                 is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS,
             )
@@ -139,6 +202,17 @@ class Failover:
         if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
             return await race(call, candidate, make, backup)
         return [(candidate, await make(candidate))]
+
+
+def _before(call: Call) -> tuple[tuple[str, ...], TokenUsage]:
+    """Who has taken part in the answer, the last attempt's provider last, and what the others used."""
+    *broken, last = call.attempts
+    sent = [attempt for attempt in broken if attempt.first_token is not None]
+    readings = [attempt.reading.usage for attempt in sent if attempt.reading is not None]
+    used = TokenUsage(
+        input=sum(reading.input for reading in readings), output=sum(reading.output for reading in readings)
+    )
+    return tuple(attempt.candidate.provider_id for attempt in (*sent, last)), used
 
 
 def _is_larger(other: Candidate, than: Candidate) -> bool:

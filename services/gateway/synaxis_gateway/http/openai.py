@@ -16,8 +16,10 @@ from synaxis_common.money import plain
 from synaxis_common.pricing import cost
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission, Admitted
+from synaxis_gateway.dispatch import continuation
 from synaxis_gateway.dispatch.attempt import Begun, Whole
 from synaxis_gateway.dispatch.call import Call
+from synaxis_gateway.dispatch.continuation import CONTINUE_HEADER
 from synaxis_gateway.dispatch.failover import Exhausted, Failover, PermitExpired, Refused
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.stream import StreamCut, error_event
@@ -27,6 +29,7 @@ from synaxis_gateway.http.routes import Policy, Route
 from synaxis_gateway.http.shedding import Load
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_gateway.wire import openai_request
+from synaxis_gateway.wire.joined_stream import Joined, Transcript
 from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
 
 CLIENT_STALL_S = 60.0
@@ -117,7 +120,8 @@ class OpenAIHandlers:
                 started=started,
                 started_at=started_at,
                 deadline=started + self._patience_s(request),
-                is_hedged=request.headers.get(HEDGE_HEADER, "").lower() == "true",
+                is_hedged=_wants(request, HEDGE_HEADER),
+                is_continued=_wants(request, CONTINUE_HEADER),
                 attempts=[] if call is None else call.attempts,
             )
             try:
@@ -172,7 +176,6 @@ class OpenAIHandlers:
                 raise error
 
     async def _stream(self, request: web.Request, call: Call, begun: Begun) -> web.StreamResponse:
-        stream = begun.stream
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -182,12 +185,7 @@ class OpenAIHandlers:
             }
         )
         try:
-            await self._pass_on(request, response, call, begun)
-        except (StreamCut, TimeoutError) as error:
-            reason = str(error) if isinstance(error, StreamCut) else "took longer than a request may"
-            call.break_off(AttemptOutcome.STREAM_CUT, reason)
-            self._conclude(request, call, response.status)
-            await _end_with_error(response, AttemptOutcome.STREAM_CUT)
+            is_whole = await self._pass_on(request, response, call, begun)
         except (ConnectionError, _ClientStalled):
             call.break_off(AttemptOutcome.CLIENT_GONE, "the client is gone")
             response.force_close()
@@ -199,22 +197,64 @@ class OpenAIHandlers:
                 await _end_with_error(response, outcome)
             raise
         else:
-            await response.write_eof()
-            await stream.drain(DRAIN_S)
-        finally:
-            stream.answer.close()
+            if not is_whole:
+                self._conclude(request, call, response.status)
+                await _end_with_error(response, AttemptOutcome.STREAM_CUT)
         return response
 
     async def _pass_on(
         self, request: web.Request, response: web.StreamResponse, call: Call, begun: Begun
+    ) -> bool:
+        """Send the answer, continued by others where it breaks off and the client wants that.
+
+        False: it stays incomplete.
+        """
+        transcript = Transcript() if call.is_continued and continuation.objection(call.ask) is None else None
+        joined: Joined | None = None
+        while True:
+            try:
+                await self._send(request, response, call, begun, transcript, joined)
+                await response.write_eof()
+                await begun.stream.drain(DRAIN_S)
+            except (StreamCut, TimeoutError) as error:
+                reason = str(error) if isinstance(error, StreamCut) else "took longer than a request may"
+                call.break_off(AttemptOutcome.STREAM_CUT, reason)
+                self._failover.broke_off(call, call.attempts[-1].candidate, reason)
+            else:
+                self._failover.completed(call.attempts[-1].candidate)
+                return True
+            finally:
+                begun.stream.answer.close()
+            further = None if transcript is None else await self._failover.go_on(call, transcript)
+            if further is None:
+                return False
+            begun, joined = further
+
+    async def _send(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        call: Call,
+        begun: Begun,
+        transcript: Transcript | None,
+        joined: Joined | None,
     ) -> None:
+        """Send one provider's stream. Raises StreamCut, TimeoutError."""
         async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
-            await response.prepare(request)
-            async for piece in pieces:
+            if not response.prepared:
+                await response.prepare(request)
+            async for received in pieces:
+                piece = received
+                if joined is not None:
+                    piece = joined.take(received)
+                elif transcript is not None:
+                    transcript.take(received)
                 if begun.stream.is_over:
                     # Before the client has the last byte: a complete answer is never unknown.
                     call.succeed(call.attempts[-1], begun.stream.usage())
                     self._conclude(request, call, response.status)
+                if not piece:
+                    continue
                 try:
                     async with asyncio.timeout(CLIENT_STALL_S):
                         await response.write(piece)
@@ -275,6 +315,10 @@ async def _end_with_error(response: web.StreamResponse, outcome: AttemptOutcome)
             await response.write_eof()
     except (ConnectionError, TimeoutError):
         response.force_close()
+
+
+def _wants(request: web.Request, header: str) -> bool:
+    return request.headers.get(header, "").lower() == "true"
 
 
 def _headers(call: Call) -> dict[str, str]:
