@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.support.gateway import QUICK, Rig, candidate, post, running_gateway
+from tests.support.gateway import QUICK, Rig, candidate, plan, post, running_gateway
 from tests.support.upstream import Behaviour, FakeProvider
 
 from synaxis_common.contracts.routing import Candidate
@@ -53,6 +53,18 @@ async def test_without_a_word_of_the_request_nobody_gets_company(
     _, headers, _ = await post(rig, ASK)
     assert headers["x-synaxis-provider"] == "slow"
     assert not fast.calls
+
+
+async def test_a_tenant_may_have_all_its_requests_hedged_and_a_request_says_otherwise(
+    rig: Rig, slow: FakeProvider, fast: FakeProvider
+) -> None:
+    rig.decide = lambda request: plan(request, measured(slow), measured(fast), hedge=True)
+    slow.behaviour = Behaviour(delay_s=1.0)
+    _, headers, _ = await post(rig, ASK)
+    assert headers["x-synaxis-provider"] == "fast"
+    said = {**rig.headers, "Content-Type": "application/json", "x-synaxis-hedge": "false"}
+    _, headers, _ = await post(rig, ASK, headers=said)
+    assert headers["x-synaxis-provider"] == "slow"
 
 
 async def test_who_has_not_begun_by_its_p95_gets_company_and_the_first_to_answer_wins(

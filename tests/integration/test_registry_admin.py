@@ -255,6 +255,22 @@ async def test_tenants_come_and_go_and_an_id_is_never_used_again(rig: Rig) -> No
     assert again.status is AdminStatus.CONFLICT
 
 
+async def test_a_tenant_can_be_renamed_and_have_all_of_its_requests_hedged(served: Rig) -> None:
+    key = await served.new_key("acme")
+    plain = await served.route(key)
+    assert isinstance(plain, RoutePlan)
+    assert not plain.hedge
+    changed = await answer(served, "tenant.patch", {"hedge": True}, tenant="acme")
+    assert (changed["name"], changed["hedge"]) == ("acme", True)
+    async with asyncio.timeout(10):
+        while not (isinstance(found := await served.route(key), RoutePlan) and found.hedge):
+            await asyncio.sleep(0.05)
+    renamed = await answer(served, "tenant.patch", {"name": "Acme"}, tenant="acme")
+    assert (renamed["name"], renamed["hedge"]) == ("Acme", True)
+    nobody = await ask(served, "tenant.patch", {"hedge": True}, tenant="nobody")
+    assert nobody.status is AdminStatus.NOT_FOUND
+
+
 async def test_a_key_is_stored_once_listed_without_its_hash_and_revoked(served: Rig) -> None:
     await answer(served, "tenant.create", {"id": "acme", "name": "Acme"})
     body = {"name": "first", "key_id": "key-1", "key_hash": "k1:one"}

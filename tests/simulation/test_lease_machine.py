@@ -351,13 +351,13 @@ class LeaseMachine(RuleBasedStateMachine):
             self.world.auditor.check_end(self.world.books)
 
 
-@pytest.mark.timeout(0 if EXAMPLES in os.environ else 120)
+@pytest.mark.timeout(0 if EXAMPLES in os.environ else 300)
 class TestLeases(LeaseMachine.TestCase):  # type: ignore[valid-type,misc]
     """The machine as a test."""
 
 
 TestLeases.settings = settings(
-    max_examples=int(os.environ.get(EXAMPLES, "250")),
+    max_examples=int(os.environ.get(EXAMPLES, "150")),
     stateful_step_count=50,
     deadline=None,
     derandomize=EXAMPLES not in os.environ,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -43,6 +44,11 @@ _Entered = Callable[[Runtime], AbstractAsyncContextManager[object]]
 EXIT_CONFIG = 78
 """Exit status when a setting is missing or wrong; `EX_CONFIG` of sysexits.h."""
 
+EXIT_OS = 71
+"""Exit status when the service cannot listen where it should; `EX_OSERR` of sysexits.h."""
+_NOT_OURS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+"""The address is somebody else's."""
+
 
 def run_service(name: str, kind: type[S], application: Application[S], *, own_http: bool = False) -> None:
     """Read the settings and run a service until SIGTERM or SIGINT.
@@ -58,7 +64,13 @@ def run_service(name: str, kind: type[S], application: Application[S], *, own_ht
             sys.stderr.write(f"synaxis-{name}: SYNAXIS_{variable}: {said}\n")
         sys.exit(EXIT_CONFIG)
     configure_logging(name, settings.log_level)
-    uvloop.run(_serve(name, settings, lambda runtime: application(runtime, settings), own_http))
+    try:
+        uvloop.run(_serve(name, settings, lambda runtime: application(runtime, settings), own_http))
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        log.error("cannot_listen", error=str(error))
+        sys.exit(EXIT_OS)
 
 
 async def _serve(name: str, settings: ServiceSettings, application: _Entered, own_http: bool) -> None:

@@ -142,7 +142,7 @@ class Snapshot:
             rows=rows,
             models=tuple(models),
             keys=tuple(
-                ApiKey(row["key_id"], row["key_hash"], row["tenant_id"])
+                ApiKey(row["key_id"], row["key_hash"], row["tenant_id"], row["hedge"])
                 for row in keys
                 if row["revoked_at"] is None
             ),

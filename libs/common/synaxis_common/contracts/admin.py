@@ -100,6 +100,14 @@ class TenantCreate(AdminBody):
     name: Text
 
 
+class TenantPatch(AdminBody):
+    """What changes of a tenant; what is missing stays."""
+
+    name: Text | None = None
+    hedge: bool | None = None
+    """Whether every request of the tenant is hedged that does not say otherwise."""
+
+
 class KeyCreate(AdminBody):
     """A new key, as an operator asks for it over HTTP."""
 
@@ -220,6 +228,9 @@ ADMIN_ROUTES: tuple[AdminRoute, ...] = (
     AdminRoute("GET", "/tenants", "tenant.list", summary="All tenants"),
     AdminRoute("POST", "/tenants", "tenant.create", TenantCreate, "Add a tenant"),
     AdminRoute("GET", "/tenants/{tenant}", "tenant.get", summary="One tenant"),
+    AdminRoute(
+        "PATCH", "/tenants/{tenant}", "tenant.patch", TenantPatch, "Rename a tenant, or hedge its requests"
+    ),
     AdminRoute("DELETE", "/tenants/{tenant}", "tenant.delete", summary="Remove a tenant and its keys"),
     AdminRoute("GET", "/tenants/{tenant}/keys", "key.list", summary="A tenant's keys"),
     AdminRoute("POST", "/tenants/{tenant}/keys", "key.create", KeyCreate, "Make a key, shown this once"),

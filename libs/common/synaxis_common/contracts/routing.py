@@ -172,6 +172,8 @@ class RoutePlan(Message):
     """After the booking: what is left besides the permit."""
     expires_in_s: float = 2.0
     """How long the plan serves other requests that need the same, counted from when it was asked for."""
+    hedge: bool = False
+    """Whether the tenant wants a second candidate asked when the first is slow to begin."""
 
 
 class RefusalCode(StrEnum):

@@ -42,7 +42,8 @@ CLIENT_TIMEOUT_HEADER = "x-stainless-read-timeout"
 """In which OpenAI's clients say how long they wait, in seconds."""
 
 HEDGE_HEADER = "x-synaxis-hedge"
-"""`true`: a second provider is asked when the first has not begun to answer by its 95th percentile."""
+"""`true`: a second provider is asked when the first has not begun to answer by its 95th percentile; `false`:
+none is, whatever the tenant has set."""
 
 
 class OpenAIHandlers:
@@ -120,8 +121,8 @@ class OpenAIHandlers:
                 started=started,
                 started_at=started_at,
                 deadline=started + self._patience_s(request),
-                is_hedged=_wants(request, HEDGE_HEADER),
-                is_continued=_wants(request, CONTINUE_HEADER),
+                is_hedged=_wants(request, HEDGE_HEADER, by_default=admitted.plan.hedge),
+                is_continued=_wants(request, CONTINUE_HEADER, by_default=False),
                 attempts=[] if call is None else call.attempts,
             )
             try:
@@ -317,8 +318,9 @@ async def _end_with_error(response: web.StreamResponse, outcome: AttemptOutcome)
         response.force_close()
 
 
-def _wants(request: web.Request, header: str) -> bool:
-    return request.headers.get(header, "").lower() == "true"
+def _wants(request: web.Request, header: str, *, by_default: bool) -> bool:
+    said = request.headers.get(header)
+    return by_default if said is None else said.strip().lower() == "true"
 
 
 def _headers(call: Call) -> dict[str, str]:

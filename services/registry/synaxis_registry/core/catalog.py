@@ -171,6 +171,8 @@ class ApiKey:
     key_id: str
     key_hash: str
     tenant_id: str
+    hedge: bool = False
+    """Its tenant wants every request hedged."""
 
 
 @dataclass(frozen=True, slots=True)

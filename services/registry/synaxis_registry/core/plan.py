@@ -54,6 +54,7 @@ class Asker:
 
     tenant_id: str
     key_id: str
+    hedge: bool = False
 
 
 ANYBODY: Final = Asker("*", "*")
@@ -109,7 +110,7 @@ def route(catalog: Catalog, request: RouteRequest, now: datetime) -> Routed | Ro
         )
     return decide(
         catalog,
-        Asker(key.tenant_id, key.key_id),
+        Asker(key.tenant_id, key.key_id, key.hedge),
         request.request_id,
         request.model,
         request.needs,
@@ -185,6 +186,7 @@ def to_plan(
         excluded=tuple(out.to_message() for out in routed.excluded) if explain else (),
         permit=permit,
         rate_limits=rate_limits or RateLimitView(),
+        hedge=routed.asker.hedge,
     )
 
 

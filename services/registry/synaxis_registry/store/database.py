@@ -49,6 +49,7 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.InterfaceError,  # "connection is closed"
+    asyncpg.InternalClientError,  # it was lost between two steps of its protocol
     ConnectionError,
 )
 """The connection was lost; another one of the pool may be fine, or Postgres may be back already."""

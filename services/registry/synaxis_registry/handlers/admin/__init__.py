@@ -55,6 +55,7 @@ VERBS: Final[dict[str, Verb]] = {
     "provider-model.patch": provider_models.patch,
     "tenant.list": tenants.list_tenants,
     "tenant.create": tenants.create_tenant,
+    "tenant.patch": tenants.patch_tenant,
     "tenant.get": tenants.get_tenant,
     "tenant.delete": tenants.delete_tenant,
     "key.list": tenants.list_keys,

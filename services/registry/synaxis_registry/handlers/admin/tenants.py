@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from synaxis_common.contracts.admin import AdminReply, KeyStore, TenantCreate
+from synaxis_common.contracts.admin import AdminReply, KeyStore, TenantCreate, TenantPatch
 from synaxis_registry.handlers.admin.paging import after, limit_of, paged
 from synaxis_registry.handlers.admin.usage import plain_row
 from synaxis_registry.handlers.admin.verb import (
@@ -54,6 +54,21 @@ async def create_tenant(around: Surroundings, ask: Ask) -> AdminReply:
 async def get_tenant(around: Surroundings, ask: Ask) -> AdminReply:
     """One tenant."""
     return ok(plain_row(await around.database.run(lambda c: tenant_row(c, ask.path["tenant"]))))
+
+
+async def patch_tenant(around: Surroundings, ask: Ask) -> AdminReply:
+    """Rename a tenant, or have its requests hedged."""
+    tenant_id, body = ask.path["tenant"], ask.body
+    assert isinstance(body, TenantPatch)
+
+    async def change(connection: Connection) -> asyncpg.Record:
+        row = await connection.fetchrow(SQL["patch_tenant"], tenant_id, body.name, body.hedge)
+        if row is None:
+            raise not_found(f"no tenant '{tenant_id}'")
+        await connection.execute(SQL["touch_keys"], tenant_id)
+        return row
+
+    return ok(plain_row(await around.database.run(change)))
 
 
 async def delete_tenant(around: Surroundings, ask: Ask) -> AdminReply:

@@ -5,7 +5,8 @@ SELECT record FROM provider WHERE changed_xid >= $1::text::xid8
 SELECT record FROM provider_model WHERE changed_xid >= $1::text::xid8 OR provider_id = ANY ($2)
 
 -- name: keys
-SELECT key_id, key_hash, tenant_id, revoked_at FROM api_key WHERE changed_xid >= $1::text::xid8
+SELECT k.key_id, k.key_hash, k.tenant_id, k.revoked_at, t.hedge
+FROM api_key k JOIN tenant t ON t.id = k.tenant_id WHERE k.changed_xid >= $1::text::xid8
 
 -- name: limits
 SELECT tenant_id, global_model_id, allowed_rpm, allowed_tpm, allowed_concurrency, monthly_budget_usd, allowed,

@@ -1,17 +1,25 @@
 -- name: create_tenant
 -- A tenant that was deleted keeps its id for ever: its ledger is under it.
 INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING
-RETURNING id, name, created_at
+RETURNING id, name, hedge, created_at
 
 -- name: tenant
-SELECT id, name, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL
+SELECT id, name, hedge, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL
 
 -- name: tenant_to_change
 -- Whoever deletes the tenant waits, so that nothing can be added to a tenant that is gone.
-SELECT id, name, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL FOR SHARE
+SELECT id, name, hedge, created_at FROM tenant WHERE id = $1 AND deleted_at IS NULL FOR SHARE
 
 -- name: tenants
-SELECT id, name, created_at FROM tenant WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2
+SELECT id, name, hedge, created_at FROM tenant WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2
+
+-- name: patch_tenant
+UPDATE tenant SET name = coalesce($2, name), hedge = coalesce($3, hedge) WHERE id = $1 AND deleted_at IS NULL
+RETURNING id, name, hedge, created_at
+
+-- name: touch_keys
+-- Snapshots read what a tenant wants along with its keys.
+UPDATE api_key SET tenant_id = tenant_id WHERE tenant_id = $1 AND revoked_at IS NULL
 
 -- name: delete_tenant
 UPDATE tenant SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL RETURNING id
