@@ -93,11 +93,20 @@ async def order(rig: Rig) -> list[str]:
 
 
 async def test_a_provider_is_put_shown_and_taken_back(rig: Rig) -> None:
-    body = {"base_url": "http://127.0.0.1:9/v1/", "name": "Mine", "tier": 3, "headers": {"x-team": "secret"}}
+    body = {
+        "base_url": "http://127.0.0.1:9/v1/",
+        "name": "Mine",
+        "tier": 3,
+        "headers": {"x-team": "secret"},
+        "timeouts": {"first_token_s": 7},
+    }
     shown = await answer(rig, "provider.put", body, provider="mine")
     assert shown["base_url"] == "http://127.0.0.1:9/v1"
     assert (shown["id"], shown["name"], shown["tier"], shown["source"]) == ("mine", "Mine", 3, "operator")
     assert (shown["is_on"], shown["off_reason"], shown["headers"]) == (True, None, {"x-team": "***"})
+    assert shown["timeouts"] == {
+        "connect_s": None, "first_token_s": 7.0, "between_tokens_s": None, "total_s": None
+    }  # fmt: skip
     assert shown["next_poll_at"] is not None
     assert [row["id"] for row in await data(rig, "provider.list")] == ["mine"]
     assert await answer(rig, "provider.delete", provider="mine") == {"deleted": "mine"}

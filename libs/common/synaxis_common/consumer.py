@@ -28,8 +28,11 @@ HANDLED = Counter(
     ["consumer", "outcome"],
 )
 
-FETCH_TIMEOUT_S = 1.0
-"""After a restart of the server a fetch waits out its time before it asks again: keep it short."""
+FETCH_TIMEOUT_S = 0.4
+"""After a restart of the server a fetch waits out its time before it asks again, and so does a consumer that
+stops: keep it short."""
+CHECK_AFTER = 12
+"""Fetches without a message (some 5 s) after which it is asked whether the consumer is still there."""
 MAX_RETRY_DELAY_S = 30.0
 
 
@@ -136,7 +139,9 @@ class DurableConsumer:
                 raise
             except TimeoutError:
                 quiet += 1
-                if quiet % 5 == 0:  # a consumer that was deleted on the server is silent, not an error
+                if (
+                    quiet % CHECK_AFTER == 0
+                ):  # a consumer that was deleted on the server is silent, not an error
                     await subscription.consumer_info()
                 continue
             quiet = 0

@@ -31,6 +31,7 @@ from synaxis_common.contracts.routing import (
     Preferences,
     RefusalCode,
     RouteRefusal,
+    Timeouts,
 )
 from synaxis_common.pricing import PROMPT_OVERHEAD_TOKENS
 from synaxis_registry.core.catalog import (
@@ -42,6 +43,7 @@ from synaxis_registry.core.catalog import (
     KeyLimit,
     Limit,
     Provider,
+    TimeoutsSet,
 )
 from synaxis_registry.core.filter import Eligible, filter_endpoints
 from synaxis_registry.core.plan import MAX_CANDIDATES, Routed, route, to_plan
@@ -431,6 +433,18 @@ def test_time_to_the_first_token_follows_from_the_p95(
     world = catalog(endpoint("a", health=health, capabilities=Capabilities(reasoning=reasoning)))
     plan = to_plan(routed(world, needs=Needs(stream=stream, max_output_tokens=100)))
     assert plan.candidates[0].timeouts.first_token_s == first_token_s
+
+
+def test_an_operators_timeouts_win_and_the_rest_follows_from_what_is_measured() -> None:
+    is_set = TimeoutsSet(connect_s=0.5, first_token_s=2.0, total_s=30.0)
+    world = catalog(endpoint("a", health=measured(4.0)), providers=[provider("a", timeouts=is_set)])
+    found = to_plan(routed(world)).candidates[0].timeouts
+    assert found == Timeouts(connect_s=0.5, first_token_s=2.0, between_tokens_s=60.0, total_s=30.0)
+
+
+def test_nothing_is_waited_for_longer_than_the_whole_may_take() -> None:
+    world = catalog(endpoint("a"), providers=[provider("a", timeouts=TimeoutsSet(total_s=30.0))])
+    assert to_plan(routed(world)).candidates[0].timeouts.first_token_s == 30.0
 
 
 # What holds for any world

@@ -34,6 +34,19 @@ class AdminBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Seconds = Annotated[float, Field(gt=0, le=3_600)]
+
+
+class TimeoutsPut(AdminBody):
+    """Bounds of an attempt, in seconds; what is missing follows from how long the provider usually takes."""
+
+    connect_s: Seconds | None = None
+    first_token_s: Seconds | None = None
+    """Of an answer that is not streamed: until it is there as a whole."""
+    between_tokens_s: Seconds | None = None
+    total_s: Seconds | None = None
+
+
 class ProviderPut(AdminBody):
     """Adds a provider or changes one. What is left out keeps its default, not its former value."""
 
@@ -48,6 +61,7 @@ class ProviderPut(AdminBody):
     rate_limit_tpm: Annotated[int, Field(gt=0)] | None = None
     discover: bool = True
     headers: dict[str, Text] = {}
+    timeouts: TimeoutsPut = TimeoutsPut()
 
 
 class ModelPatch(AdminBody):

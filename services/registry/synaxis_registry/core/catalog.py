@@ -24,6 +24,16 @@ MIN_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True)
+class TimeoutsSet:
+    """What an operator has set of a provider's timeouts, in seconds. None: by what is measured."""
+
+    connect_s: float | None = None
+    first_token_s: float | None = None
+    between_tokens_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """A provider as routing needs it."""
 
@@ -40,6 +50,7 @@ class Provider:
     allow_private: bool = False
     rate_limit_rpm: int | None = None
     rate_limit_tpm: int | None = None
+    timeouts: TimeoutsSet = TimeoutsSet()
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ def effective_provider(record: ProviderRecord) -> Provider:
         allow_private=record.allow_private,
         rate_limit_rpm=record.rate_limit_rpm,
         rate_limit_tpm=record.rate_limit_tpm,
+        timeouts=record.timeouts,
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from synaxis_common.contracts.admin import ModelPatch, ProviderModelPatch, ProviderPut
 from synaxis_common.contracts.events import Cause
 from synaxis_registry.core.availability import resolved
+from synaxis_registry.core.catalog import TimeoutsSet
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.curation import pinned
 from synaxis_registry.core.judgement import NO_RESULT, Rows, settle
@@ -59,6 +60,7 @@ def put_provider(
         discover=body.discover,
         headers=dict(body.headers),
         allow_private=allow_private,
+        timeouts=TimeoutsSet(**body.timeouts.model_dump()),
         retired_at=None,
     )
     after = with_key(known, after, keys_present)
@@ -86,6 +88,7 @@ def drop_provider(
         rate_limit_tpm=None,
         headers={},
         allow_private=False,
+        timeouts=TimeoutsSet(),
         pinned_host=None,  # the operator's; models.dev's is pinned anew at its next use
         host_confirmed=True,
     )

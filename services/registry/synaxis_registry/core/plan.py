@@ -206,7 +206,7 @@ def to_candidate(ranked: Ranked, needs: Needs) -> Candidate:
         context_window=endpoint.context_window,
         max_output=endpoint.max_output,
         expected_cost_usd=ranked.expected_cost_usd,
-        timeouts=timeouts(endpoint, needs),
+        timeouts=timeouts(endpoint, provider.timeouts, needs),
         begins_within_s=_begins_within_s(endpoint, needs),
         is_rate_limited=_is_rate_limited(endpoint, provider),
     )

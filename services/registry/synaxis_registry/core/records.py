@@ -17,6 +17,7 @@ from uuid import UUID
 from synaxis_common.contracts.base import Identifier, Message, Moment, Text
 from synaxis_common.contracts.catalog import ModelFacts, Prices
 from synaxis_common.contracts.observation import PollOutcome, WireKind
+from synaxis_registry.core.catalog import TimeoutsSet
 
 Source = Literal["models.dev", "operator"]
 Kind = Literal["openai", "anthropic"]
@@ -101,6 +102,7 @@ class ProviderRecord:
     headers: Mapping[str, str] = field(default_factory=dict)
     allow_private: bool = False
     """Whether an operator has put it at a private or loopback address."""
+    timeouts: TimeoutsSet = TimeoutsSet()
 
     catalog: CatalogSaid | None = None
     """None: models.dev does not know it (any more)."""

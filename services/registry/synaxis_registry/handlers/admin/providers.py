@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -52,6 +53,7 @@ def row(record: ProviderRecord, models: int, available: int) -> dict[str, Any]:
         "rate_limit_rpm": record.rate_limit_rpm,
         "rate_limit_tpm": record.rate_limit_tpm,
         "discover": record.discover,
+        "timeouts": asdict(record.timeouts),
         "headers": dict.fromkeys(record.headers, "***"),
         "key_present": record.key_present,
         "pinned_host": record.pinned_host,
