@@ -290,7 +290,9 @@ async def test_an_upstream_that_misbehaves_is_replaced_and_alone_gives_a_clear_e
     system: System, upstreams: dict[str, FakeProvider], behaviour: Behaviour
 ) -> None:
     upstreams["alpha"].behaviour = behaviour
-    assert await chat(system) == ("beta", "Hello from the provider")
+    provider_id, said = await chat(system)
+    assert provider_id in ("beta", "gamma"), "whichever of them rests from the case before"
+    assert said == "Hello from the provider"
     for provider in upstreams.values():
         provider.behaviour = behaviour
     async with system.openai() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -32,6 +33,8 @@ class Request:
     without_slot: set[str] = field(default_factory=set)
     """Scopes in which the registry has heard too long nothing of its gateway."""
     admitted_at: float | None = None
+    granted_as: int = 0
+    """The place of its lease in the order of grants."""
     booked_tokens: int = 0
     cost: Decimal | None = None
     """Set when it is over."""
@@ -60,8 +63,8 @@ class Auditor:
 
     limits: list[Mapping[str, Bounds]]
     requests: dict[UUID, Request] = field(default_factory=dict)
-    latest: list[Request] = field(default_factory=list)
-    """Admitted within the last minute."""
+    latest: deque[Request] = field(default_factory=deque)
+    """Admitted within the last minute, in order."""
     recorded: set[UUID] = field(default_factory=set)
     """Requests whose report has come to a registry."""
     grants: dict[UUID, tuple[int, Mapping[str, Bounds]]] = field(default_factory=dict)
@@ -92,15 +95,17 @@ class Auditor:
         request.admitted_at = now
         request.booked_tokens = request.draws[0].tokens
         self.requests[request.request_id] = request
-        self.latest = [one for one in self.latest if (one.admitted_at or 0.0) > now - WINDOW_S]
+        request.granted_as, _ = self.grants[request.draws[0].lease_id]
+        while self.latest and (self.latest[0].admitted_at or 0.0) <= now - WINDOW_S:
+            self.latest.popleft()
         self.latest.append(request)
         for scope in request.scopes:
+            if not self._ever_counted(scope):
+                continue
             within = [one for one in self.latest if scope in one.scopes]
             # Whoever granted the last of the leases that they came from had to count all of them.
-            _, limits = max(
-                (self.grants[one.draws[0].lease_id] for one in within), key=lambda grant: grant[0]
-            )
-            bounds = limits[scope]
+            last = max(within, key=_granted_as)
+            bounds = self.grants[last.draws[0].lease_id][1][scope]
             if bounds.allowed_rpm is not None:
                 assert len(within) <= bounds.allowed_rpm, (
                     f"{len(within)} requests within 60 s in {scope}, where {bounds.allowed_rpm} are allowed"
@@ -236,10 +241,19 @@ class Auditor:
         rest = lease.granted_usd - sum((usd for _, usd in drawn), NOTHING)
         return lost if lease.is_returned else lost + rest
 
+    def _ever_counted(self, scope: str) -> bool:
+        """Whether there was ever a limit on requests or tokens a minute."""
+        bounds = [limits[scope] for limits in self.limits]
+        return any(one.allowed_rpm is not None or one.allowed_tpm is not None for one in bounds)
+
     def _highest(self, scope: str, bound: str) -> Decimal | int | None:
         """The highest that a bound ever was. None: there were times without."""
         values = [getattr(limits[scope], bound) for limits in self.limits]
         return None if None in values else max(values)
+
+
+def _granted_as(request: Request) -> int:
+    return request.granted_as
 
 
 def report_of(request: Request, model: str, started_at: float) -> Call:

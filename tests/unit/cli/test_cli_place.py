@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from synaxis_cli.embedded import place
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     """A directory that nobody's permissions but its own close."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory == Path(tempfile.gettempdir()):
+            break
+        directory.chmod(0o755)
     return tmp_path
 
 
