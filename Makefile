@@ -24,7 +24,7 @@ run: install ## Run the whole system on embedded servers
 	$(BIN)/synaxis up
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install ## Lint, format, types, import rules, generated documents
 	$(BIN)/ruff check .

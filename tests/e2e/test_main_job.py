@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import nats
@@ -166,15 +167,23 @@ async def test_a_limit_holds_over_both_gateways_and_registries(system: System) -
 
 
 async def test_every_request_is_in_the_ledger_once_with_its_exact_cost(system: System) -> None:
-    before = (await system.admin("GET", "/usage?provider=alpha")).body["data"][0]
-    for _ in range(3):
-        assert (await chat(system))[0] == "alpha"
+    await system.admin("POST", "/tenants", {"id": "accountant", "name": "Accountant"})
+    made = (await system.admin("POST", "/tenants/accountant/keys", {"name": ""})).body
+    async with system.openai(made["key"]) as client:
+        for _ in range(3):
+            await client.chat.completions.create(**ASK)
+    found: dict[str, Any] = {}
 
     async def settled() -> bool:
-        now = (await system.admin("GET", "/usage?provider=alpha")).body["data"][0]
-        return int(now["requests"]) == int(before["requests"]) + 3
+        found.update((await system.admin("GET", "/usage?tenant=accountant")).body["data"][0])
+        return int(found["requests"]) >= 3
 
     await eventually(settled, "three requests are in the ledger")
+    assert int(found["requests"]) == 3
+    each = 7 * Decimal("0.1") + 5 * Decimal(
+        "0.4"
+    )  # what the provider says it used, at alpha's prices a million
+    assert Decimal(found["cost_usd"]) == 3 * each / 1_000_000
 
 
 async def test_a_second_sync_with_the_same_data_changes_no_row_and_emits_no_event(system: System) -> None:
