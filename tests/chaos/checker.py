@@ -214,10 +214,11 @@ def _budgets(evidence: Evidence) -> Iterable[Finding]:
             lost <= found.unconfirmed,
             f"{_usd(lost)} billed without a report, {_usd(found.unconfirmed)} unconfirmed",
         )
+        used = truth + found.unconfirmed  # what a killed gateway held nobody could use
         yield Finding(
             f"budget of {scope.name}: used",
-            evidence.seconds < USE_AFTER_S or truth >= allowed * Decimal(str(LEAST_USE)),
-            f"{_usd(truth)} of {_usd(allowed)}",
+            evidence.seconds < USE_AFTER_S or used >= allowed * Decimal(str(LEAST_USE)),
+            f"{_usd(used)} of {_usd(allowed)}",
         )
 
 
