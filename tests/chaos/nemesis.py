@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = {"gateway": "synaxis_gateway", "registry": "synaxis_registry"}
+MODULES = {name: f"synaxis_{name}" for name in ("gateway", "registry", "sync", "discovery")}
 PROGRAMS = {"nats": "nats-server", "postgres": "postgres"}
 CALM_AT_END_S = 18.0
 """A long run's last seconds are left alone: a dead gateway's reservations are charged after 15 s."""

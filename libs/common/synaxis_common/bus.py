@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -89,6 +89,11 @@ AVAILABILITY_BUCKET = KeyValueConfig(
 )
 
 
+LOOK_EVERY_S = 0.005
+QUIET_LOOKS = 2
+"""A message is for an instant in nobody's books while it goes from FastStream's queue to a worker."""
+
+
 class BusUnavailable(Exception):
     """Nobody answered in time, or the bus is away. The request may still be carried out later."""
 
@@ -149,6 +154,14 @@ class Bus:
         FastStream reads the types of the messages off the handler. `workers`: how many at a time.
         """
         self.broker.subscriber(subject, queue=subjects.QUEUE_REGISTRY, max_workers=workers)(handler)
+
+    async def stop_answering(self, timeout: float = 5.0) -> None:
+        """Take no more questions, and answer those that were taken; at most `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*map(_finished, self.broker.subscribers))
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("questions_left", error=type(error).__name__)
 
     async def connect(self) -> None:
         """Connect, trying for ever, and declare the streams and the bucket."""
@@ -262,3 +275,26 @@ class Bus:
             # A closed connection never comes back, and pull subscribers on it spin without yielding.
             log.critical("bus_closed")
             os._exit(EXIT_BUS_CLOSED)
+
+
+async def _finished(subscriber: Any) -> None:
+    """FastStream's own stop throws away what has arrived and has not been begun: nobody else gets that."""
+    subscription, subscriber.subscription = subscriber.subscription, None
+    if subscription is None:
+        return
+    await subscription.drain()
+    quiet = 0
+    while quiet < QUIET_LOOKS:
+        await asyncio.sleep(LOOK_EVERY_S)
+        quiet = 0 if _is_busy(subscriber) else quiet + 1
+    await subscriber.stop()
+
+
+def _is_busy(subscriber: Any) -> bool:
+    """Whether it has anything in hand; one with a single worker is done once it is drained."""
+    limiter = getattr(subscriber, "limiter", None)
+    if limiter is None:
+        return False
+    taken = subscriber.receive_stream.statistics().current_buffer_used
+    waiting = limiter.statistics().tasks_waiting
+    return bool(taken or waiting or limiter.value < subscriber.max_workers)

@@ -87,6 +87,7 @@ async def serving(
     try:
         await server.start()
         yield server
+        server.let_go()
         if settings.drain_delay_s:
             await asyncio.sleep(settings.drain_delay_s)
         await server.stop_accepting()

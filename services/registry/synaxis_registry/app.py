@@ -129,6 +129,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     try:
         yield
     finally:
+        await bus.stop_answering()
         await tasks.stop()
         await database.close()
 

@@ -64,6 +64,7 @@ class HttpServer:
         self._idle.set()
         self._stopping = False
         app.middlewares.insert(0, self._track())
+        app.on_response_prepare.append(self._say_that_it_ends)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -94,9 +95,12 @@ class HttpServer:
         await self._site.start()
         log.info("listening", host=self._settings.http_host, port=self.port)
 
-    async def stop_accepting(self) -> None:
-        """Take no new connections; those that are there end with the answer under way."""
+    def let_go(self) -> None:
+        """Every connection ends with its next answer, which says so: clients go elsewhere by themselves."""
         self._stopping = True
+
+    async def stop_accepting(self) -> None:
+        """Take no new connections."""
         if self._site is not None:
             await self._site.stop()
 
@@ -119,6 +123,12 @@ class HttpServer:
             await asyncio.wait(tasks, timeout=2.0)
         await self._runner.cleanup()
 
+    async def _say_that_it_ends(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """A stream that began before has promised to keep its connection: the next answer there says so."""
+        if self._stopping:
+            response.force_close()
+            response.headers["Connection"] = "close"  # what aiohttp says of it has been decided already
+
     def _track(self) -> Middleware:
         @web.middleware
         async def layer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -127,10 +137,7 @@ class HttpServer:
             self._under_way.add(task)
             self._idle.clear()
             try:
-                response = await handler(request)
-                if self._stopping:
-                    response.force_close()
-                return response
+                return await handler(request)
             finally:
                 self._under_way.discard(task)
                 if not self._under_way:
