@@ -118,7 +118,8 @@ async def test_many_at_once_share_a_question_and_none_is_admitted_twice(
         if not permits:
             return refuse(request)
         left -= permits
-        return plan(request, candidate(provider), permit=granted(request, permits=permits))
+        lasting = granted(request, permits=permits, expires_in_s=30.0)
+        return plan(request, candidate(provider), permit=lasting)
 
     rig.decide = limited
     answers = await asyncio.gather(*(post(rig, ASK) for _ in range(40)))
