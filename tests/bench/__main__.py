@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+from tests.bench.bench_sharing import bench_sharing
 from tests.bench.upstream import MODEL
 from tests.support.registry import eventually
 from tests.support.system import System
@@ -169,6 +170,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
     bench_routing()
     asyncio.run(bench_whole_path())
+    asyncio.run(bench_sharing())
 
 
 if __name__ == "__main__":

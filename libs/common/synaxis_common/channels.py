@@ -13,6 +13,7 @@ from synaxis_common.contracts.admin import ADMIN_ROUTES, AdminReply, AdminReques
 from synaxis_common.contracts.base import Message
 from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, CatalogProvider
 from synaxis_common.contracts.events import CloudEvent
+from synaxis_common.contracts.health import Sightings
 from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, JobWake, LeaseReply
 from synaxis_common.contracts.leases import (
     GatewayAlive,
@@ -110,6 +111,14 @@ CHANNELS: tuple[Channel, ...] = (
         "gateway",
         PlansStale,
         "Plans and leases that gateways hold have become wrong.",
+    ),
+    Channel(
+        subjects.SIGHTINGS,
+        "core",
+        "gateway",
+        "gateway",
+        Sightings,
+        "What a gateway has seen of candidates that fail or are well again, for all other gateways.",
     ),
     Channel(
         subjects.USAGE,

@@ -11,6 +11,7 @@ LEASE_RETURN: Final = "synaxis.lease.v1.return"
 LEASE_PROVIDER: Final = "synaxis.lease.v1.provider"
 LEASE_ALIVE: Final = "synaxis.lease.v1.alive"
 PLANS_STALE: Final = "synaxis.plan.v1.stale"
+SIGHTINGS: Final = "synaxis.health.v1.seen"
 USAGE: Final = "synaxis.usage.v1"
 
 CATALOG: Final = "synaxis.catalog.v1"

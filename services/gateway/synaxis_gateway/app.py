@@ -21,11 +21,11 @@ from synaxis_gateway.admission.admission import Admission
 from synaxis_gateway.admission.provider_limits import ProviderLimits
 from synaxis_gateway.admission.returns import Returns
 from synaxis_gateway.dispatch.attempt import Attempts
-from synaxis_gateway.dispatch.cooldown import Cooldowns
 from synaxis_gateway.dispatch.cover import Cover
 from synaxis_gateway.dispatch.failover import Failover
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.retry_budget import RetryBudget
+from synaxis_gateway.dispatch.sharing import Sharing
 from synaxis_gateway.events.hub import Hub
 from synaxis_gateway.events.stream import EventStream
 from synaxis_gateway.events.tenants import by_registry
@@ -63,8 +63,9 @@ async def serving(
     provider_limits = ProviderLimits(registry, clock, returns, gateway_id)
     spool = None if settings.spool_dir is None else Spool(settings.spool_dir, gateway_id)
     reports = Reports(runtime.bus, settings.report_queue_size, spool)
+    sharing = Sharing(runtime.bus, clock, gateway_id)
     failover = Failover(
-        Attempts(client, environment), RetryBudget(), Cooldowns(), Cover(admission, provider_limits)
+        Attempts(client, environment), RetryBudget(), sharing.cooldowns, Cover(admission, provider_limits)
     )
     openai = OpenAIHandlers(settings, clock, admission, failover, reports, gateway_id)
     routes = [
@@ -83,6 +84,8 @@ async def serving(
     tasks.start("lease_returns", returns.run)
     tasks.start("lease_sweep", lambda: _sweep(admission, provider_limits))
     tasks.start("alive", lambda: _tell_alive(admission))
+    tasks.start("sightings", sharing.run)
+    await sharing.listen()
     await _listen(runtime, admission)
     try:
         await server.start()

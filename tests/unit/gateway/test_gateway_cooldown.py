@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 
 import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import CapturingLogger
 
+from synaxis_common.contracts.health import Sighting
 from synaxis_common.contracts.routing import Candidate
 from synaxis_gateway.dispatch import classify, cooldown
 from synaxis_gateway.dispatch.classify import ACCOUNT_REST_S, NO_KEY, Verdict
@@ -18,11 +22,14 @@ from synaxis_gateway.dispatch.cooldown import (
     LONGEST_S,
     PROVIDER_AFTER,
     TRIAL_S,
+    TRIP_AFTER,
+    UNREACHABLE_AFTER,
     Cooldowns,
 )
 from synaxis_gateway.upstream.errors import NoConnection
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
+SILENT = classify.failure(TimeoutError())
 FAILED = classify.malformed("x")
 UNREACHABLE = classify.failure(NoConnection("cannot be reached"))
 KEY_REFUSED = classify.status(401, {}, b'{"error":{"code":"invalid_api_key"}}', NOW)
@@ -52,9 +59,9 @@ def longest() -> float:
 class Scene:
     """Two candidates; chance makes every rest as long as it can be."""
 
-    cooldowns: Cooldowns = field(default_factory=lambda: Cooldowns(longest))
+    cooldowns: Cooldowns = field(default_factory=lambda: Cooldowns(chance=longest))
 
-    def fail(self, verdict: Verdict = FAILED, at: float = 0.0, who: Candidate = FIRST) -> None:
+    def fail(self, verdict: Verdict = SILENT, at: float = 0.0, who: Candidate = FIRST) -> None:
         self.cooldowns.failed(who, verdict, at)
 
     def order(self, now: float, *who: Candidate) -> list[str]:
@@ -75,6 +82,27 @@ def test_a_candidate_that_failed_goes_behind_the_others_and_comes_back(world: Sc
     assert world.order(1.6 + TRIAL_S) == ["a", "b"], "a trial that nothing is heard of is made again"
     world.cooldowns.succeeded(FIRST)
     assert [world.order(9), world.order(9)] == [["a", "b"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(("verdict", "enough"), [(FAILED, TRIP_AFTER), (UNREACHABLE, UNREACHABLE_AFTER)])
+def test_it_takes_several_failures_in_a_row(world: Scene, verdict: Verdict, enough: int) -> None:
+    for _ in range(5):
+        for _ in range(enough - 1):
+            world.fail(verdict)
+        assert world.order(0.1) == ["a", "b"]
+        world.cooldowns.succeeded(FIRST)
+    for _ in range(enough):
+        world.fail(verdict)
+    assert world.order(0.1) == ["b", "a"]
+
+
+def test_one_failure_in_a_hundred_keeps_nobody_out(world: Scene) -> None:
+    for tick in range(2_000):
+        assert world.order(tick / 1_000) == ["a", "b"]
+        if tick % 100 == 0:
+            world.fail(FAILED, tick / 1_000)
+        else:
+            world.cooldowns.succeeded(FIRST)
 
 
 def test_each_failed_trial_makes_the_rest_longer_up_to_8_seconds(world: Scene) -> None:
@@ -99,7 +127,7 @@ def test_who_was_under_way_when_the_rest_began_does_not_make_it_longer(world: Sc
 def test_a_rest_is_partly_chance_so_that_gateways_do_not_come_back_at_once(
     chance: float, rest_s: float
 ) -> None:
-    world = Scene(Cooldowns(lambda: chance))
+    world = Scene(Cooldowns(chance=lambda: chance))
     world.fail()
     assert world.order(rest_s - 0.01) == ["b", "a"]
     assert world.order(rest_s + 0.01) == ["a", "b"]
@@ -232,3 +260,80 @@ def test_a_candidate_that_recovers_is_used_again_within_10_seconds() -> None:
                 world.fail(at=now)
             now += 0.1
         assert now - recovers <= 10, f"was dead until {recovers}"
+
+
+# What other gateways see
+
+
+class Fleet:
+    """Gateways that hear each other at once, each with chances of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.dice = random.Random(7)
+        self.told: list[Sighting] = []
+        self.gateways: list[Cooldowns] = []
+        for place in range(number):
+            self.gateways.append(Cooldowns(partial(self._tell, place), self.dice.random))
+        self.now = 0.0
+
+    def _tell(self, teller: int, sighting: Sighting) -> None:
+        self.told.append(sighting)
+        for place, gateway in enumerate(self.gateways):
+            if place != teller:
+                gateway.heard(sighting, self.now)
+
+
+def test_a_dead_candidate_is_out_everywhere_after_a_few_requests_and_back_everywhere_at_once() -> None:
+    fleet = Fleet(5)
+    asked, trials = 0, []
+    for tick in range(3_000):  # a request every 20 ms, at each gateway in turn; dead for 40 of 60 seconds
+        fleet.now = tick / 50
+        gateway = fleet.gateways[tick % 5]
+        if gateway.order((FIRST, SECOND), fleet.now)[0] is not FIRST:
+            continue
+        if fleet.now >= 40:
+            gateway.succeeded(FIRST)
+            asked += 1
+        else:
+            trials.append(fleet.now)
+            gateway.failed(FIRST, FAILED, fleet.now)
+    assert [moment < 0.1 for moment in trials[:TRIP_AFTER]] == [True] * TRIP_AFTER
+    assert len([moment for moment in trials if moment < 0.4]) <= 5
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(trials[TRIP_AFTER - 1 :])), (
+        "one at a time"
+    )
+    assert len(trials) <= TRIP_AFTER + 14
+    assert asked >= 500, "back within 10 s of the 20 that are left, with all gateways"
+
+
+def test_gateways_do_not_talk_of_what_works() -> None:
+    fleet = Fleet(2)
+    for _ in range(100):
+        fleet.gateways[0].order((FIRST, SECOND), 0)
+        fleet.gateways[0].succeeded(FIRST)
+        fleet.gateways[0].completed(FIRST)
+    assert not fleet.told
+
+
+@pytest.mark.parametrize("verdict", [KEY_REFUSED, OUT_OF_CREDIT])
+def test_a_key_that_is_refused_at_one_gateway_is_not_tried_at_the_others(verdict: Verdict) -> None:
+    fleet = Fleet(3)
+    fleet.gateways[0].failed(FIRST, verdict, 0)
+    for gateway in fleet.gateways:
+        assert gateway.order((SIBLING, SECOND), 1) == [SECOND, SIBLING]
+
+
+def test_a_wait_that_one_gateway_was_asked_for_is_kept_by_all() -> None:
+    fleet = Fleet(2)
+    fleet.gateways[0].failed(FIRST, classify.status(429, {"retry-after": "30"}, b"", NOW), 0)
+    assert fleet.gateways[1].order((FIRST, SECOND), 29) == [SECOND, FIRST]
+    assert fleet.gateways[1].order((FIRST, SECOND), 31) == [FIRST, SECOND]
+
+
+def test_streams_that_break_off_here_and_there_are_counted_together() -> None:
+    fleet = Fleet(2)
+    for number, gateway in enumerate((*fleet.gateways, *fleet.gateways)):
+        fleet.now = number * 10.0
+        gateway.succeeded(FIRST)
+        gateway.failed(FIRST, classify.cut("fell silent"), fleet.now)
+    assert fleet.gateways[0].order((FIRST, SECOND), fleet.now + 3.9) == [SECOND, FIRST]

@@ -1,8 +1,8 @@
 """Candidates that failed here lately go to the end of the line for a while; none is ever left out.
 
-A half-open circuit for each candidate and each provider, on this gateway's own evidence: who fails rests,
-longer each time and never for the same time as in another gateway; then one live request tries it, while the
-others go on without it.
+A half-open circuit for each candidate and each provider, on what this gateway has seen and what others tell.
+Who fails several times in a row rests, longer each time and never for the same time as in another gateway;
+then one live request tries it, while the others go on without it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter
 
+from synaxis_common.contracts.health import Blamed, Seen, Sighting
 from synaxis_common.contracts.routing import Candidate
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.logging import get_logger
@@ -27,6 +28,10 @@ LEAST_SHARE: Final = 0.5
 """Of a rest, that is certain; the other half is chance, so that gateways do not come back all at once."""
 TRIAL_S: Final = 2.0
 """How long one request tries a candidate before the next one may."""
+TRIP_AFTER: Final = 3
+"""Failures in a row, as all gateways see them, after which a candidate rests: one in a hundred is none."""
+UNREACHABLE_AFTER: Final = 2
+"""The same, when no connection could be had."""
 PROVIDER_AFTER: Final = 3
 """Failures in a row, of any of its models, that say the whole provider is gone."""
 MAX_ENTRIES: Final = 20_000
@@ -39,6 +44,13 @@ PROVIDERS_STOPPED: Final = Counter(
 
 _log = get_logger(__name__)
 _Key = TypeVar("_Key", str, tuple[str, str])
+_ENOUGH: Final = frozenset({AttemptOutcome.TIMEOUT, AttemptOutcome.STREAM_CUT, AttemptOutcome.RATE_LIMITED})
+_BLAMED: Final = {
+    Evidence.CANDIDATE: Blamed.CANDIDATE,
+    Evidence.NONE: Blamed.CANDIDATE,
+    Evidence.PROVIDER: Blamed.PROVIDER,
+    Evidence.TRIPS_PROVIDER: Blamed.ACCOUNT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class _Rest:
     until: float = 0.0
     failures: int = 0
     """In a row."""
+    rests: int = 0
+    """How often it has rested without being well in between: the next failure is enough for another rest."""
     cuts: int = 0
     """Streams broken off since one was last complete: one that begins well proves nothing about its end."""
     is_on_trial: bool = False
@@ -57,10 +71,15 @@ class _Rest:
 
 
 class Cooldowns:
-    """What this gateway has seen of each candidate. Times are monotonic seconds, given by the caller."""
+    """What is held against each candidate. Times are monotonic seconds, given by the caller."""
 
-    def __init__(self, chance: Callable[[], float] = random.random) -> None:
-        """`chance` gives numbers from 0 to 1."""
+    def __init__(
+        self,
+        tell: Callable[[Sighting], None] = lambda _: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`tell` hears what other gateways should know. `chance` gives numbers from 0 to 1."""
+        self._tell = tell
         self._chance = chance
         self._candidates: OrderedDict[tuple[str, str], _Rest] = OrderedDict()
         self._providers: OrderedDict[str, _Rest] = OrderedDict()
@@ -80,92 +99,140 @@ class Cooldowns:
                 ready.append(candidate)
             else:
                 resting.append((until, position, candidate))
-        if ready:
-            self._begin_trial(ready[0], now)
+        if ready and self._begin_trial(_key(ready[0]), now):
+            self._tell(_sighting(ready[0], Seen.TRIED))
         return ready + [candidate for _, _, candidate in sorted(resting, key=lambda entry: entry[:2])]
 
     def succeeded(self, candidate: Candidate) -> None:
         """The candidate answers, or has begun to: all is forgotten but how its streams ended."""
-        rest = self._candidates.pop(_key(candidate), None)
-        if rest is not None and rest.cuts:
-            self._candidates[_key(candidate)] = _Rest(cuts=rest.cuts)
-        provider = self._providers.pop(candidate.provider_id, None)
-        if provider is not None and provider.is_refusal:
-            _log.info("a provider accepts us again", provider=candidate.provider_id)
+        if self._is_well(_key(candidate)):
+            self._tell(_sighting(candidate, Seen.WELL))
 
     def completed(self, candidate: Candidate) -> None:
         """A stream of the candidate came to its proper end."""
-        self._candidates.pop(_key(candidate), None)
+        if self._is_whole(_key(candidate)):
+            self._tell(_sighting(candidate, Seen.WHOLE))
 
     def failed(self, candidate: Candidate, verdict: Verdict, now: float) -> None:
-        """The candidate failed: it rests as long as it asked for, and longer each time.
+        """The candidate failed: it rests as long as it asked for, or when that happens again and again.
 
         When it is the provider that fails, all of its models rest.
         """
-        evidence = verdict.evidence
-        if evidence is Evidence.TRIPS_PROVIDER:
-            self._stop(candidate.provider_id, verdict, now)
+        if verdict.evidence is Evidence.NONE and verdict.cool_down_s is None:
             return
-        if evidence is Evidence.NONE and verdict.cool_down_s is None:
-            return
-        own = self._candidates.get(_key(candidate), _Rest())
         is_cut = verdict.outcome is AttemptOutcome.STREAM_CUT
-        _keep(self._candidates, _key(candidate), self._longer(own, now, verdict.cool_down_s, is_cut=is_cut))
-        if evidence is Evidence.PROVIDER:
-            provider = self._providers.get(candidate.provider_id, _Rest())
-            _keep(self._providers, candidate.provider_id, self._longer(provider, now, None, PROVIDER_AFTER))
+        sighting = _sighting(
+            candidate,
+            Seen.CUT if is_cut else Seen.FAILED,
+            blamed=_BLAMED[verdict.evidence],
+            is_enough=verdict.outcome in _ENOUGH,
+            cool_down_s=verdict.cool_down_s,
+            reason=verdict.reason,
+        )
+        if verdict.evidence is Evidence.TRIPS_PROVIDER and not self._is_refused(candidate.provider_id):
+            PROVIDERS_STOPPED.labels(candidate.provider_id, verdict.condition.value).inc()
+            _log.error(
+                "a provider refuses us, and gets no more than one trial at a time until it accepts one",
+                provider=candidate.provider_id,
+                reason=verdict.reason,
+                trial_every_s=verdict.cool_down_s or LONGEST_S,
+            )
+        self._hold_against(sighting, now)
+        self._tell(sighting)
 
-    def _longer(
-        self, rest: _Rest, now: float, asked_s: float | None, after: int = 1, *, is_cut: bool = False
-    ) -> _Rest:
-        """`rest` after one more failure; it begins with the failure number `after`."""
+    def heard(self, sighting: Sighting, now: float) -> None:
+        """Another gateway has seen something."""
+        key = sighting.provider_id, sighting.provider_model_id
+        match sighting.seen:
+            case Seen.WELL:
+                self._is_well(key)
+            case Seen.WHOLE:
+                self._is_whole(key)
+            case Seen.TRIED:
+                self._begin_trial(key, now)
+            case Seen.FAILED | Seen.CUT:
+                self._hold_against(sighting, now)
+
+    def _is_well(self, key: tuple[str, str]) -> bool:
+        """Forget what was held against a candidate and its provider; whether there was anything."""
+        rest = self._candidates.pop(key, None)
+        if rest is not None and rest.cuts:
+            self._candidates[key] = _Rest(cuts=rest.cuts)
+        provider = self._providers.pop(key[0], None)
+        if provider is not None and provider.is_refusal:
+            _log.info("a provider accepts us again", provider=key[0])
+        return provider is not None or (rest is not None and rest != _Rest(cuts=rest.cuts))
+
+    def _is_whole(self, key: tuple[str, str]) -> bool:
+        """Forget the streams that a candidate has cut; whether there were any."""
+        rest = self._candidates.get(key)
+        if rest is None or not rest.cuts:
+            return False
+        self._candidates.pop(key)
+        return True
+
+    def _is_refused(self, provider_id: str) -> bool:
+        return self._providers.get(provider_id, _Rest()).is_refusal
+
+    def _hold_against(self, sighting: Sighting, now: float) -> None:
+        if sighting.blamed is Blamed.ACCOUNT:
+            before = self._providers.get(sighting.provider_id, _Rest())
+            until = now + (sighting.cool_down_s or LONGEST_S)
+            stopped = replace(before, until=until, is_refusal=True, is_on_trial=False)
+            _keep(self._providers, sighting.provider_id, stopped)
+            return
+        is_unreachable = sighting.blamed is Blamed.PROVIDER
+        key = sighting.provider_id, sighting.provider_model_id
+        after = 1 if sighting.is_enough else UNREACHABLE_AFTER if is_unreachable else TRIP_AFTER
+        own = self._candidates.get(key, _Rest())
+        is_cut = sighting.seen is Seen.CUT
+        _keep(self._candidates, key, self._longer(own, now, sighting.cool_down_s, after, is_cut=is_cut))
+        if is_unreachable:
+            provider = self._providers.get(sighting.provider_id, _Rest())
+            longer = self._longer(provider, now, None, PROVIDER_AFTER, is_cut=False)
+            _keep(self._providers, sighting.provider_id, longer)
+
+    def _longer(self, rest: _Rest, now: float, asked_s: float | None, after: int, *, is_cut: bool) -> _Rest:
+        """`rest` after one more failure; the first rest begins with the failure number `after`."""
         if now < rest.until and not rest.is_on_trial:
             # Of a request that was under way when the rest began, or that had nobody else to ask.
             return replace(rest, until=max(rest.until, now + (asked_s or 0.0)))
-        failures, cuts = rest.failures + (not is_cut), rest.cuts + is_cut
-        in_a_row = max(failures, cuts)
-        if in_a_row < after:
+        failures, cuts = rest.failures + 1, rest.cuts + is_cut
+        if asked_s is None and not rest.rests and failures < after:
             return replace(rest, failures=failures, cuts=cuts, is_on_trial=False)
-        longest = min(FIRST_S * 2.0 ** min(in_a_row - after, 16), LONGEST_S)
+        longest = min(FIRST_S * 2.0 ** min(max(rest.rests, cuts - 1), 16), LONGEST_S)
         rest_s = longest * (LEAST_SHARE + (1.0 - LEAST_SHARE) * self._chance())
         return replace(
             rest,
             until=now + max(rest_s, asked_s or 0.0),
             failures=failures,
+            rests=rest.rests + 1,
             cuts=cuts,
             is_on_trial=False,
         )
-
-    def _stop(self, provider_id: str, verdict: Verdict, now: float) -> None:
-        """Nothing at the provider works until somebody does something about it: say so, once."""
-        before = self._providers.get(provider_id, _Rest())
-        rest_s = verdict.cool_down_s or LONGEST_S
-        _keep(
-            self._providers,
-            provider_id,
-            replace(before, until=now + rest_s, is_refusal=True, is_on_trial=False),
-        )
-        if not before.is_refusal:
-            PROVIDERS_STOPPED.labels(provider_id, verdict.condition.value).inc()
-            _log.error(
-                "a provider refuses us, and gets no more than one trial at a time until it accepts one",
-                provider=provider_id,
-                reason=verdict.reason,
-                trial_every_s=rest_s,
-            )
 
     def _until(self, candidate: Candidate) -> float:
         own = self._candidates.get(_key(candidate))
         provider = self._providers.get(candidate.provider_id)
         return max(own.until if own else 0.0, provider.until if provider else 0.0)
 
-    def _begin_trial(self, candidate: Candidate, now: float) -> None:
-        own = self._candidates.get(_key(candidate))
+    def _begin_trial(self, key: tuple[str, str], now: float) -> bool:
+        """One request tries a candidate that has rested; whether it had."""
+        own, provider = self._candidates.get(key), self._providers.get(key[0])
+        is_trial = False
         if own is not None and own.until:
-            self._candidates[_key(candidate)] = replace(own, until=now + TRIAL_S, is_on_trial=True)
-        provider = self._providers.get(candidate.provider_id)
+            self._candidates[key] = replace(own, until=now + TRIAL_S, is_on_trial=True)
+            is_trial = True
         if provider is not None and provider.until:
-            self._providers[candidate.provider_id] = replace(provider, until=now + TRIAL_S, is_on_trial=True)
+            self._providers[key[0]] = replace(provider, until=now + TRIAL_S, is_on_trial=True)
+            is_trial = True
+        return is_trial
+
+
+def _sighting(candidate: Candidate, seen: Seen, **more: Any) -> Sighting:
+    return Sighting(
+        provider_id=candidate.provider_id, provider_model_id=candidate.provider_model_id, seen=seen, **more
+    )
 
 
 def _keep(rests: OrderedDict[_Key, _Rest], key: _Key, rest: _Rest) -> None:
