@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -13,7 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import nats
+import nats.errors
 from nats.aio.msg import Msg
+from tests.chaos import books
 from tests.chaos.nemesis import children_of
 from tests.faults.stage import Stage
 from tests.support.proxy import Toxics
@@ -23,6 +26,7 @@ from synaxis_common import subjects
 
 HOUR_S = 3600.0
 SLOW_S = 0.5
+REPORT_WITHIN_S = 20.0
 DATABASE_MAY_WRITE_BYTES = 1 << 20
 """Less than where its log is written, so that Postgres can commit nothing, as on a disk without space."""
 FILLED_AT_ONCE_BYTES = 1 << 12
@@ -194,13 +198,29 @@ async def _reports_come_again(stage: Stage, outage_s: float) -> None:
 
 
 async def _poison(stage: Stage, _outage_s: float) -> None:
+    """All but the last are set aside; that one is a report from a newer gateway, and is taken."""
     bus = await nats.connect(stage.nats.url, connect_timeout=2)
+    before = (await books.read(stage.where)).dead_letters
     poisons = (b"\0", b"{not json", b'{"schema": "other"}', b"[]", b'{"from_the_future": 1}')
     try:
-        for poison in poisons:
-            await bus.jetstream(timeout=5).publish(subjects.USAGE, poison)
+        reports = await bus.subscribe(subjects.USAGE)
+        report = json.loads((await reports.next_msg(timeout=REPORT_WITHIN_S)).data)
+        newer = json.dumps({**report, "from_the_future": {"more": 1}}).encode()
+        for message in (*poisons, newer):
+            await bus.jetstream(timeout=5).publish(subjects.USAGE, message)
+        try:
+            await bus.publish(subjects.USAGE, b"x" * (bus.max_payload + 1))
+        except nats.errors.MaxPayloadError:
+            pass  # what is too large gets no further than its sender
+        else:
+            raise AssertionError("NATS took more than it carries")
     finally:
         await bus.close()
+    async with asyncio.timeout(REPORT_WITHIN_S):
+        while (await books.read(stage.where)).dead_letters < before + len(poisons):
+            await asyncio.sleep(0.1)
+    if (await books.read(stage.where)).dead_letters != before + len(poisons):
+        raise AssertionError("something was set aside that was no poison")
 
 
 _OUTAGE = frozenset({UNAVAILABLE})
