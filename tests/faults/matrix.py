@@ -25,18 +25,19 @@ OTHER_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "26",
         "model lists that are empty, broken, endless",
         (
+            f"{FAULTS}/test_source_rows.py::test_one_empty_list_changes_nothing_and_a_second_one_confirms_it",
             f"{INTEGRATION}/test_discovery_polls.py",
-            f"{INTEGRATION}/test_registry_whole.py::"
-            "test_a_provider_is_gone_only_when_a_second_poll_says_so_and_comes_back",
+            "tests/unit/registry/test_core_availability.py",
         ),
     ),
     (
         "27",
         "models.dev that fails, is cut, or says other prices",
         (
+            f"{FAULTS}/test_source_rows.py::"
+            "test_a_price_that_jumps_is_not_in_force_before_an_operator_says_so",
             f"{INTEGRATION}/test_sync_job.py",
-            f"{INTEGRATION}/test_registry_whole.py::test_a_price_that_collapses_waits_for_an_operator",
-            "tests/unit/registry/test_core_trust.py",
+            "tests/unit/registry/test_core_update.py",
         ),
     ),
 )

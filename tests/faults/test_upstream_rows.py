@@ -145,6 +145,15 @@ async def test_a_provider_that_cannot_be_found_or_reached_is_passed_over(
     assert headers["x-synaxis-provider"] == "good"
 
 
+async def test_a_provider_whose_tls_fails_is_passed_over(nats_url: str) -> None:
+    async with misbehaving(_says_html) as plain, FakeProvider("good") as good:
+        bad = candidate(plain, base_url=plain.base_url.replace("http:", "https:"))
+        async with running_gateway(nats_url, bad, candidate(good)) as rig:
+            status, headers, answer = await post(rig, ASK)
+    assert status == 200, answer
+    assert headers["x-synaxis-provider"] == "good"
+
+
 async def test_when_all_providers_are_down_clients_are_told_and_there_is_no_storm(nats_url: str) -> None:
     async with FakeProvider("one") as one, FakeProvider("two") as two:
         one.behaviour = two.behaviour = Behaviour(status=503)
