@@ -20,7 +20,7 @@ from tests.chaos.world import MODELS
 from tests.faults.rows import Row
 from tests.faults.stage import TENANTS, Stage
 
-BEFORE_S, AFTER_S = 1.0, 1.5
+BEFORE_S, AFTER_S = 0.7, 0.5
 """Of load, around a fault."""
 PROBE_S = 5.0
 ANSWERED = "200 complete"
