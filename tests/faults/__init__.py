@@ -1,0 +1,1 @@
+"""The fault matrix: what is done to a running system, what its clients see, what the books say afterwards."""
