@@ -37,7 +37,7 @@ def candidate(provider: str) -> Candidate:
 
 
 async def seconds_to_avoid(gateways: list[Sharing], number: int) -> float:
-    """From the last failure that is needed, at one gateway, until the last gateway prefers another candidate."""
+    """From the last failure that is needed, at one gateway, until the last gateway prefers another one."""
     first, second = candidate(f"p{number}"), candidate("other")
     clock = SystemClock()
     seer, *others = gateways[number % GATEWAYS :] + gateways[: number % GATEWAYS]

@@ -34,7 +34,7 @@ class LeaseHandlers:
     async def give_back(self, message: LeaseReturn) -> LeaseReturned | None:
         """A lease is over."""
         try:
-            done = await self._database.run(lambda connection: ledger.give_back(connection, message))
+            done = await self._database.call(lambda connection: ledger.give_back(connection, message))
         except DatabaseUnavailable as error:
             log.warning("lease_not_returned", error=str(error))
             return None
@@ -44,7 +44,7 @@ class LeaseHandlers:
     async def provider(self, message: ProviderLeaseAsk) -> ProviderLease | None:
         """Attempts at a provider that has limits of its own."""
         try:
-            granted = await self._database.run(
+            granted = await self._database.call(
                 lambda connection: ledger.grant_at_provider(connection, message)
             )
         except DatabaseUnavailable as error:
@@ -63,7 +63,7 @@ class LeaseHandlers:
     async def alive(self, message: GatewayAlive) -> GatewayAliveReply | None:
         """A gateway is there, and renews what it has under way."""
         try:
-            slots = await self._database.run(lambda connection: ledger.renew_slots(connection, message))
+            slots = await self._database.call(lambda connection: ledger.renew_slots(connection, message))
         except DatabaseUnavailable as error:
             log.debug("gateway_not_noted", error=str(error))
             return None

@@ -18,6 +18,7 @@ from synaxis_common.contracts.routing import (
 from synaxis_common.logging import get_logger
 from synaxis_registry.core import plan, views
 from synaxis_registry.core.admission import permit, rate_limit_view, refusal
+from synaxis_registry.core.message_age import MessageAges
 from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import ledger
 from synaxis_registry.store.database import Database, DatabaseUnavailable
@@ -50,28 +51,29 @@ _MAYBE_STALE = frozenset(
 )
 """What another registry may have changed an instant ago, so that a fresh look is worth its while."""
 
-HELD_BACK_AT_MOST_S = 300.0
-"""A question that seems older comes from a gateway whose clock is wrong, which must not leave it without
-answers. An answer that nobody waits for any more does no harm: its asker has given the lease back."""
-
 
 class RoutingHandlers:
     """Decides on the snapshot; books in Postgres only for tenants that have limits."""
 
     def __init__(self, database: Database, snapshot: Snapshot, clock: Clock) -> None:
         self._database, self._snapshot, self._clock = database, snapshot, clock
+        self._ages = MessageAges()
 
     async def route(self, request: RouteRequest) -> RouteReply | None:
         """The plan, or why there is none. None: the asker has gone, so nothing is booked for it."""
-        now = self._clock.now()
-        age_s = now.timestamp() - request.sent_at
-        if request.deadline_s < age_s < HELD_BACK_AT_MOST_S:
+        if self._age_s(request) > request.deadline_s:
             ROUTES.labels("too_late").inc()
             return None
         with ROUTE_SECONDS.time():
             answer = await self._decide(request)
         ROUTES.labels(answer.code.value if isinstance(answer, RouteRefusal) else "plan").inc()
         return RouteReply(answer=answer)
+
+    def _age_s(self, request: RouteRequest) -> float:
+        if not request.sent_at:
+            return 0.0
+        sender = NO_GATEWAY if request.lease is None else request.lease.gateway_id
+        return self._ages.age_s(sender, request.sent_at, self._clock.now().timestamp())
 
     async def _decide(self, request: RouteRequest) -> RoutePlan | RouteRefusal:
         routed = plan.route(self._snapshot.catalog, request, self._clock.now())
@@ -87,7 +89,7 @@ class RoutingHandlers:
             return plan.to_plan(routed)
         ask = request.lease or LeaseAsk(lease_id=request.request_id, gateway_id=NO_GATEWAY)
         try:
-            granted = await self._database.run(lambda connection: ledger.grant(connection, routed, ask))
+            granted = await self._database.call(lambda connection: ledger.grant(connection, routed, ask))
         except DatabaseUnavailable:
             LEASES.labels("unavailable").inc()
             return RouteRefusal(

@@ -59,6 +59,12 @@ class DatabaseUnavailable(Exception):
     """Postgres cannot be asked now; what was under way may or may not have been done."""
 
 
+async def _reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """On the way back to the pool: nobody here leaves anything in a session but a transaction cut off."""
+    if connection.is_in_transaction():
+        await connection.reset()
+
+
 class Database:
     """A pool. All work goes through `run`, which retries what is safe to retry and names what is not."""
 
@@ -82,6 +88,7 @@ class Database:
                     max_size=self._size,
                     timeout=5,
                     command_timeout=COMMAND_TIMEOUT_S,
+                    reset=_reset,
                     server_settings={
                         "application_name": "synaxis-registry",
                         "timezone": "UTC",
@@ -111,15 +118,21 @@ class Database:
         Deadlocks and the like, and once a lost connection, are tried again, so `work` must be safe to repeat:
         a commit whose answer was lost may have been done. Raises DatabaseUnavailable when Postgres is away.
         """
+
+        async def in_transaction(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.call(in_transaction)
+
+    async def call(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """`run` for a single statement, which is a transaction by itself: that saves two round trips."""
         if self._pool is None:
             raise DatabaseUnavailable("not connected")
         is_lost = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with (
-                    self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
-                    connection.transaction(),
-                ):
+                async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                     result = await work(connection)
             except _AGAIN as error:
                 if attempt == ATTEMPTS:
