@@ -1,4 +1,4 @@
-"""Write the AsyncAPI document, or check that the committed one is what the code says."""
+"""Write the AsyncAPI document, or check that the committed one is what the code says and breaks nobody."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from scripts.contract_changes import broken
 from synaxis_common.channels import asyncapi_document
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "asyncapi.json"
+RELEASED = DOCUMENT.with_name("asyncapi.released.json")
+"""Of the last release: copied from `DOCUMENT` when the next one is made, and never else."""
 
 
 def main() -> int:
@@ -26,7 +29,10 @@ def main() -> int:
     if DOCUMENT.read_text(encoding="utf-8") != text:
         print(f"{DOCUMENT.name} is not what the code says: run `make documents` and look at the difference")
         return 1
-    return 0
+    problems = broken(json.loads(RELEASED.read_text(encoding="utf-8")), asyncapi_document())
+    for problem in problems:
+        print(f"breaks who was built on {RELEASED.name}: {problem}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

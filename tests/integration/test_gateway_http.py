@@ -9,6 +9,7 @@ import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -372,6 +373,14 @@ async def test_the_description_lists_every_route(rig: Rig) -> None:
     schema = limit["requestBody"]["content"]["application/json"]["schema"]
     assert schema == {"$ref": "#/components/schemas/LimitPut"}
     assert "allowed_rpm" in document["components"]["schemas"]["LimitPut"]["properties"]
+
+
+async def test_the_messages_of_the_bus_are_described_as_in_the_committed_document(rig: Rig) -> None:
+    committed = Path(__file__).parents[2] / "docs" / "asyncapi.json"
+    for _ in range(2):
+        status, headers, body = await send(rig, "GET", "/asyncapi.json")
+        assert (status, headers["Content-Type"]) == (200, "application/json")
+        assert json.loads(body) == json.loads(committed.read_text())
 
 
 async def test_health_and_metrics_are_public(rig: Rig) -> None:

@@ -30,6 +30,7 @@ from synaxis_gateway.events.hub import Hub
 from synaxis_gateway.events.stream import EventStream
 from synaxis_gateway.events.tenants import by_registry
 from synaxis_gateway.http.admin import AdminHandlers
+from synaxis_gateway.http.asyncapi import AsyncApiHandlers
 from synaxis_gateway.http.events import EventsHandlers
 from synaxis_gateway.http.models import ModelsHandlers
 from synaxis_gateway.http.openai import OpenAIHandlers
@@ -73,6 +74,7 @@ async def serving(
         *ModelsHandlers(registry).routes(),
         *EventsHandlers(stream, hub, by_registry(registry)).routes(),
         *AdminHandlers(settings, runtime.bus, runtime.clock).routes(),
+        *AsyncApiHandlers().routes(),
     ]
     server = HttpServer(build_app(settings, runtime.clock, runtime.health, routes), settings)
     runtime.health.add("call_reports", reports.problem)
