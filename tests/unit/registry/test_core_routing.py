@@ -137,18 +137,6 @@ def reasons(found: Routed | RouteRefusal) -> dict[str, str]:
             {"require_parameters": True},
             ExclusionReason.PARAMETER_UNSUPPORTED,
         ),
-        (
-            {"health": EndpointHealth(open_until=NOW + timedelta(seconds=5))},
-            {},
-            {},
-            ExclusionReason.CIRCUIT_OPEN,
-        ),
-        (
-            {"health": EndpointHealth(limited_until=NOW + timedelta(seconds=5))},
-            {},
-            {},
-            ExclusionReason.PROVIDER_RATE_LIMITED,
-        ),
     ],
 )
 def test_who_cannot_serve_is_out_with_the_reason(
@@ -207,6 +195,19 @@ def test_the_only_endpoint_of_a_model_is_tried_whatever_its_circuit_says() -> No
     found = routed(catalog(shaky))
     assert [one.endpoint.provider_id for one in found.candidates] == ["a"]
     assert found.excluded == ()
+
+
+@pytest.mark.parametrize("trouble", ["open_until", "limited_until"])
+def test_who_is_in_trouble_is_tried_after_all_others_have_failed(trouble: str) -> None:
+    later = NOW + timedelta(minutes=1)
+    health = (
+        EndpointHealth(open_until=later) if trouble == "open_until" else EndpointHealth(limited_until=later)
+    )
+    world = catalog(endpoint("a", health=health), endpoint("b", cost=prices("9", "9")))
+    assert order(world) == ["b", "a"]
+    found = routed(world, preferences=Preferences(allow_fallbacks=False))
+    assert [one.endpoint.provider_id for one in found.candidates] == ["b"]
+    assert found.excluded[-1].reason is ExclusionReason.NO_FALLBACKS
 
 
 def test_if_all_are_in_trouble_the_one_that_is_back_soonest_is_first() -> None:

@@ -40,8 +40,6 @@ def test_nothing_new_is_nothing_to_tell() -> None:
     [
         {"enabled": False},
         {"is_available": False},
-        {"health": EndpointHealth(open_until=NOW + timedelta(seconds=5))},
-        {"health": EndpointHealth(limited_until=NOW + timedelta(seconds=5))},
     ],
 )
 def test_an_endpoint_that_takes_no_requests_now_is_named(changes: dict[str, Any]) -> None:
@@ -49,6 +47,17 @@ def test_an_endpoint_that_takes_no_requests_now_is_named(changes: dict[str, Any]
     assert names(hint) == [("a", "m")]
     assert hint is not None
     assert not hint.everything
+
+
+@pytest.mark.parametrize("trouble", ["open_until", "limited_until"])
+def test_of_trouble_gateways_tell_each_other(trouble: str) -> None:
+    later = NOW + timedelta(seconds=5)
+    health = (
+        EndpointHealth(open_until=later) if trouble == "open_until" else EndpointHealth(limited_until=later)
+    )
+    shaky = changed(health=health)
+    assert told(WORLD, shaky) is None
+    assert told(shaky, WORLD) is None
 
 
 def test_an_endpoint_that_is_gone_is_named() -> None:

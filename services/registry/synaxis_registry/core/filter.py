@@ -72,7 +72,7 @@ class Filtered:
 
     eligible: tuple[Eligible, ...]
     troubled: tuple[Eligible, ...]
-    """Out only for a sign of trouble, and all that there is: tried last. Empty if anybody is eligible."""
+    """Whoever shows a sign of trouble: tried when all others have failed, by when it may be well again."""
     excluded: tuple[Excluded, ...]
 
 
@@ -93,7 +93,7 @@ def filter_endpoints(
     model = catalog.models.get(endpoints[0].global_model_id) if endpoints else None
     general = None if model is None else model.facts.capabilities
     eligible: list[Eligible] = []
-    troubled: list[tuple[Eligible, Excluded]] = []
+    troubled: list[Eligible] = []
     excluded: list[Excluded] = []
     for endpoint in endpoints:
         provider = catalog.providers.get(endpoint.provider_id)
@@ -103,13 +103,10 @@ def filter_endpoints(
         elif reason is not None:
             out = Excluded(endpoint, *reason)
             if out.reason in SOFT and provider is not None:
-                troubled.append((Eligible(endpoint, provider), out))
+                troubled.append(Eligible(endpoint, provider))
             else:
                 excluded.append(out)
-    if eligible:
-        excluded += [out for _, out in troubled]
-        return Filtered(tuple(eligible), (), tuple(excluded))
-    return Filtered((), tuple(last for last, _ in troubled), tuple(excluded))
+    return Filtered(tuple(eligible), tuple(troubled), tuple(excluded))
 
 
 Reason = tuple[ExclusionReason, str]

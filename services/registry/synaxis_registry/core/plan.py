@@ -131,7 +131,7 @@ def decide(
     """As `route`, for an asker who is known already.
 
     The candidates of fallback models follow those of the model asked for; endpoints that show signs of
-    trouble, and are all that their model has, come last of all. Without any candidate the refusal is the
+    trouble come last of all. Without any candidate the refusal is the
     one of the model asked for.
     """
     candidates: list[Ranked] = []
@@ -248,9 +248,9 @@ def _candidates_of(
     last_resort = _soonest_back_first(rank(filtered.troubled, needs, preferences))
     excluded = filtered.excluded
     if not preferences.allow_fallbacks and not preferences.order:
-        ranked = in_order or last_resort
-        excluded += tuple(Excluded(rest.endpoint, ExclusionReason.NO_FALLBACKS) for rest in ranked[1:])
-        in_order, last_resort = in_order[:1], last_resort[:1]
+        rest = (*in_order, *last_resort)[1:]
+        excluded += tuple(Excluded(one.endpoint, ExclusionReason.NO_FALLBACKS) for one in rest)
+        in_order, last_resort = in_order[:1], () if in_order else last_resort[:1]
     return _Served(in_order, last_resort, excluded)
 
 

@@ -45,13 +45,11 @@ def stale(old: Catalog, new: Catalog, tenants: Collection[str]) -> PlansStale | 
 
 
 def _takes_requests(catalog: Catalog, endpoint: Endpoint | None) -> bool:
-    """Whether plans may have it: what trouble it is in counts like being away."""
+    """Whether plans may have it. Of what trouble it is in, gateways tell each other."""
     if endpoint is None or not (endpoint.enabled and endpoint.is_available):
         return False
     provider = catalog.providers.get(endpoint.provider_id)
-    if provider is None or not provider.is_on:
-        return False
-    return endpoint.health.open_until is None and endpoint.health.limited_until is None
+    return provider is not None and provider.is_on
 
 
 def _is_different(before: Endpoint | None, after: Endpoint | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -71,6 +72,10 @@ def _planned(routed: Routed) -> dict[str, Any]:
     }
 
 
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
 def _shown(ranked: Ranked) -> dict[str, Any]:
     """What the plan that a gateway gets does not have, and no secret that it does have."""
     health = ranked.endpoint.health
@@ -81,4 +86,6 @@ def _shown(ranked: Ranked) -> dict[str, Any]:
         "samples": health.samples,
         "ttft_p95_s": health.ttft_p95_s,
         "error_rate": health.error_rate,
+        "circuit_open_until": _iso(health.open_until),
+        "rate_limited_until": _iso(health.limited_until),
     }
