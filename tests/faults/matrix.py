@@ -16,6 +16,18 @@ OUTAGE_S = 30.0
 FAULTS = "tests/faults"
 INTEGRATION = "tests/integration"
 OTHER_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("2, 21", "every service is restarted in turn", ("tests/e2e/test_rolling_restart.py",)),
+    ("16", "processes are stopped for longer than their leases", ("tests/e2e/test_chaos_short.py",)),
+    (
+        "22, 23, 24",
+        "providers fail in turn; a lone one that fails",
+        (f"{FAULTS}/test_storm.py", "tests/unit/gateway/test_gateway_cooldown.py"),
+    ),
+    (
+        "28, 29, 30",
+        "clients that send nothing, clients that leave, rights that end",
+        (f"{FAULTS}/test_client_rows.py",),
+    ),
     (
         "22, 23, 31",
         "providers that misbehave, are all down, cannot be reached",
