@@ -52,12 +52,16 @@ async def system(provider: FakeProvider) -> AsyncIterator[System]:
 
 
 async def new_client(system: System, tenant: str) -> openai.AsyncOpenAI:
-    """A client, without retries, of a tenant that is far from its limits."""
+    """A client of a tenant that is far from its limits.
+
+    It may ask once more: a connection that the kernel has queued at a port that is just being closed, which
+    gateways share here, is reset before anybody has seen a byte of it. Behind a balancer there is none.
+    """
     await system.admin("POST", "/tenants", {"id": tenant, "name": tenant})
     limit = {"allowed_rpm": 100_000, "monthly_budget_usd": "1000"}
     assert (await system.admin("PUT", f"/tenants/{tenant}/limits/*", limit)).status == 200
     made = await system.admin("POST", f"/tenants/{tenant}/keys", {"name": ""})
-    return system.openai(made.body["key"])
+    return system.openai(made.body["key"]).with_options(max_retries=1)
 
 
 async def restart(system: System, service: str) -> None:

@@ -197,9 +197,11 @@ async def world_at(nats_url: str, database_url: str, inbox_prefix: str = "_INBOX
         )
         await database.run(_remember_all)
         yield world
-        for task in world.drainers:
-            task.cancel()
-        await asyncio.gather(*world.drainers, return_exceptions=True)
+        pending = set(world.drainers)
+        while pending:  # what they wait in may lose a cancellation, as `TaskSupervisor` knows too
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 async def _remember_all(connection: Connection) -> None:

@@ -96,7 +96,8 @@ class Outbox:
                 log.warning("outbox_waits", error=str(error))
                 await asyncio.sleep(POLL_S)
             try:
-                await asyncio.wait_for(self.wake.wait(), timeout=POLL_S)
+                async with asyncio.timeout(POLL_S):  # wait_for may lose a cancellation in Python 3.11
+                    await self.wake.wait()
             except TimeoutError:
                 continue
 

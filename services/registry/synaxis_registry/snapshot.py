@@ -246,4 +246,5 @@ def _changed_tenants(before: Catalog, delta: _Delta) -> frozenset[str]:
 async def _either(event: asyncio.Event, timeout_s: float) -> None:
     """Wait for `event`, at most `timeout_s` seconds."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout=timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -108,7 +108,8 @@ class Database:
         """Close the pool, waiting a little for what is under way."""
         if self._pool is not None:
             try:
-                await asyncio.wait_for(self._pool.close(), timeout=5)
+                async with asyncio.timeout(5):
+                    await self._pool.close()
             except TimeoutError:
                 self._pool.terminate()
 
@@ -170,7 +171,8 @@ class Database:
             while not lost.is_set():
                 await connection.execute("SELECT 1", timeout=5)
                 try:
-                    await asyncio.wait_for(lost.wait(), timeout=5)
+                    async with asyncio.timeout(5):
+                        await lost.wait()
                 except TimeoutError:
                     continue
         finally:
