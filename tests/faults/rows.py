@@ -31,6 +31,7 @@ DATABASE_MAY_WRITE_BYTES = 1 << 20
 """Less than where its log is written, so that Postgres can commit nothing, as on a disk without space."""
 FILLED_AT_ONCE_BYTES = 1 << 12
 """A page, so that not one is left."""
+HELD_UP_S = 0.3
 NO_ANSWER, UNAVAILABLE = "no answer", "503"
 
 
@@ -93,6 +94,10 @@ async def _nats_away(stage: Stage, outage_s: float) -> None:
 
 
 async def _nats_loses_its_disk(stage: Stage, _outage_s: float) -> None:
+    """With a registry that holds reports it has not acknowledged, which are nowhere else but at gateways."""
+    os.kill(stage.processes("synaxis_registry")[0], signal.SIGSTOP)
+    await asyncio.sleep(HELD_UP_S)
+    await _kill_a_registry(stage, 0.0)
     stage.nats.kill()
     stage.empty_nats()
     await stage.start_again(stage.nats)

@@ -63,7 +63,7 @@ async def serving(
     admission = Admission(registry, clock, returns, gateway_id, settings.plan_hard_age_s)
     provider_limits = ProviderLimits(registry, clock, returns, gateway_id)
     spool = None if settings.spool_dir is None else Spool(settings.spool_dir, gateway_id)
-    reports = Reports(runtime.bus, settings.report_queue_size, spool)
+    reports = Reports(runtime.bus, clock, settings.report_queue_size, spool)
     sharing = Sharing(runtime.bus, clock, gateway_id)
     failover = Failover(
         Attempts(client, environment), RetryBudget(), sharing.cooldowns, Cover(admission, provider_limits)
@@ -78,6 +78,7 @@ async def serving(
     ]
     server = HttpServer(build_app(settings, runtime.clock, runtime.health, routes), settings)
     runtime.health.add("call_reports", reports.problem)
+    runtime.bus.on_reconnect(reports.send_again)
     tasks.start("call_reports", reports.run)
     tasks.start("spool_adoption", reports.adopt)
     if spool is not None:

@@ -26,6 +26,10 @@ FIRST_TOKEN = Histogram(
 )
 REPORTS_WAITING = Gauge("synaxis_gateway_reports_waiting", "Call reports that the bus has not stored yet")
 REPORTS_RETRIED = Counter("synaxis_gateway_reports_retried_total", "Call reports that had to be sent again")
+REPORTS_REPEATED = Counter(
+    "synaxis_gateway_reports_repeated_total",
+    "Call reports sent again because the bus was away after it had them",
+)
 REPORTS_ADOPTED = Counter(
     "synaxis_gateway_reports_adopted_total", "Call reports found in the spool of a gateway that is gone"
 )

@@ -1,4 +1,4 @@
-"""Call reports on disk until the bus has stored them, so that a killed gateway loses none.
+"""Call reports on disk until the bus has surely stored them, so that a killed gateway loses none.
 
 A folder a gateway, held by a lock for as long as it lives; in it files that only grow, a line a report:
 `<crc32 in hex> <report>`. What is written is in the kernel's hands, and so outlives the process; a power
@@ -44,7 +44,7 @@ class Segment:
     descriptor: int
     size: int = 0
     waiting: int = 0
-    """Reports in it that the bus has not stored yet."""
+    """Reports in it that may still have to be sent."""
     is_torn: bool = False
     """The last write was cut short: the next record begins on a line of its own."""
 
@@ -93,7 +93,7 @@ class Spool:
         return segment
 
     def stored(self, segment: Segment) -> None:
-        """The bus has stored one report of a segment. With its last one the file is emptied or removed."""
+        """One report of a segment need not be sent again. After the last its file is emptied or removed."""
         segment.waiting -= 1
         if segment.waiting:
             return

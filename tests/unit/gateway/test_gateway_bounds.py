@@ -51,7 +51,7 @@ async def app() -> web.Application:
     cover = Cover(admission, ProviderLimits(registry, clock, returns, "g"))
     failover = Failover(Attempts(client, {}), RetryBudget(), Cooldowns(), cover)
     own = [
-        *OpenAIHandlers(settings(), clock, admission, failover, Reports(bus, 1, None), "g").routes(),
+        *OpenAIHandlers(settings(), clock, admission, failover, Reports(bus, clock, 1, None), "g").routes(),
         *ModelsHandlers(registry).routes(),
         *AdminHandlers(settings(), bus, clock).routes(),
     ]

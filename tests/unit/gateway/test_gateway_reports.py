@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -18,13 +19,23 @@ from synaxis_common.contracts.routing import RefusalCode, RouteRefusal, RouteRep
 from synaxis_common.contracts.usage import CallReport, RequestOutcome
 from synaxis_common.settings import ServiceSettings
 from synaxis_gateway.admission.shape import shape_of
-from synaxis_gateway.dispatch.reports import Reports
+from synaxis_gateway.dispatch.reports import KEPT_S, Reports
 from synaxis_gateway.routing import ASK_AGAIN_AFTER_S, Registry
+from synaxis_gateway.spool import Spool, unframe
 from synaxis_gateway.wire import openai_request
 
 SHAPE = shape_of(
     openai_request.parse(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', "chat"), "hash"
 )
+
+
+class HandClock(SystemClock):
+    """A clock that is put forward by hand."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
 
 
 def ask() -> LeaseAsk:
@@ -79,10 +90,10 @@ def report(request_id: UUID) -> CallReport:
 
 
 @asynccontextmanager
-async def publishing(reports: Reports) -> AsyncIterator[None]:
+async def publishing(reports: Reports) -> AsyncIterator[Reports]:
     task = asyncio.create_task(reports.run())
     try:
-        yield
+        yield reports
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -90,7 +101,7 @@ async def publishing(reports: Reports) -> AsyncIterator[None]:
 
 async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None:
     bus = FlakyBus()
-    reports = Reports(bus, capacity=1000, spool=None)
+    reports = Reports(bus, SystemClock(), capacity=1000, spool=None)
     sent = [ids.uuid7() for _ in range(200)]
     async with publishing(reports):
         for request_id in sent:
@@ -101,7 +112,7 @@ async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None
 
 async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> None:
     bus = FlakyBus(failures=3)
-    reports = Reports(bus, capacity=10, spool=None)
+    reports = Reports(bus, SystemClock(), capacity=10, spool=None)
     request_id = ids.uuid7()
     async with publishing(reports):
         reports.submit(report(request_id))
@@ -111,14 +122,14 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
 
 
 async def test_what_could_not_be_stored_before_the_end_is_counted() -> None:
-    reports = Reports(FlakyBus(failures=1000), capacity=10, spool=None)
+    reports = Reports(FlakyBus(failures=1000), SystemClock(), capacity=10, spool=None)
     async with publishing(reports):
         reports.submit(report(ids.uuid7()))
         assert await reports.flush(0.1) == 1
 
 
 async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_report() -> None:
-    reports = Reports(FlakyBus(), capacity=1, spool=None)
+    reports = Reports(FlakyBus(), SystemClock(), capacity=1, spool=None)
     assert reports.problem() is None
     for _ in range(2):
         reports.submit(report(ids.uuid7()))
@@ -126,6 +137,43 @@ async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_re
     async with publishing(reports):
         assert await reports.flush(2.0) == 0
     assert reports.problem() is None
+
+
+async def test_what_the_bus_may_have_lost_is_sent_again_for_a_minute(tmp_path: Path) -> None:
+    bus, clock, spool = FlakyBus(), HandClock(), Spool(tmp_path, "g")
+    reports = Reports(bus, clock, capacity=10, spool=spool)
+    early, late = ids.uuid7(), ids.uuid7()
+    async with publishing(reports):
+        reports.submit(report(early))
+        await eventually_stored(bus, 1)
+        clock.seconds += KEPT_S - 1
+        reports.submit(report(late))
+        await eventually_stored(bus, 2)
+        await reports.send_again()
+        await eventually_stored(bus, 4)
+        assert bus.stored[2:] == [str(early), str(late)]
+        clock.seconds += KEPT_S + 1
+        await reports.send_again()
+        assert await reports.flush(2.0) == 0
+    assert len(bus.stored) == 4
+    spool.close()
+    assert not list(tmp_path.iterdir()), "a gateway that stops leaves nothing that is stored"
+
+
+async def test_a_killed_gateway_leaves_what_the_bus_may_yet_lose(tmp_path: Path) -> None:
+    bus, spool = FlakyBus(), Spool(tmp_path, "g")
+    async with publishing(Reports(bus, SystemClock(), capacity=10, spool=spool)) as reports:
+        reports.submit(report(ids.uuid7()))
+        await eventually_stored(bus, 1)
+    (file,) = (tmp_path / "g").glob("*.spool")
+    assert unframe(file.read_bytes().strip()) is not None
+    spool.close()
+
+
+async def eventually_stored(bus: FlakyBus, count: int) -> None:
+    async with asyncio.timeout(2):
+        while len(bus.stored) < count:
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("bus", [FlakyBus(silent=1), FlakyBus(failures=1)], ids=["silent", "absent"])

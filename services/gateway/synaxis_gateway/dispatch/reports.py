@@ -1,4 +1,8 @@
-"""Call reports on their way to the bus: kept until it has stored them, however long that takes."""
+"""Call reports on their way to the bus: kept until it has stored them, and a while longer.
+
+NATS may lose its disk with reports on it that no registry has read. So what it has stored is kept for another
+`KEPT_S` and sent again after every reconnect; the ledger knows a request by its id, and takes it once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import msgspec
 
 from synaxis_common import subjects
 from synaxis_common.bus import Bus, BusUnavailable
+from synaxis_common.clock import Clock
 from synaxis_common.contracts.usage import CallReport
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
@@ -23,6 +28,8 @@ FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 10.0
 ADOPT_EVERY_S = 15.0
 """How often a gateway looks for what gateways that are gone have left in the spool."""
+KEPT_S = 60.0
+"""Seconds after it was stored; a registry that was killed with a report in its hands holds it up for 30."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +48,14 @@ class _Named(msgspec.Struct):
 class Reports:
     """A bounded queue with a background publisher, and a spool on disk where there is one."""
 
-    def __init__(self, bus: Bus, capacity: int, spool: Spool | None) -> None:
+    def __init__(self, bus: Bus, clock: Clock, capacity: int, spool: Spool | None) -> None:
         self._bus = bus
+        self._clock = clock
         self._capacity = capacity
         self._spool = spool
         self._waiting: deque[_Waiting] = deque()
+        self._kept: deque[tuple[float, _Waiting]] = deque()
+        """What is stored, with when that was; no more of it than `capacity`."""
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
@@ -68,10 +78,15 @@ class Reports:
         """
         payload = report.to_bytes()
         segment = None if self._spool is None else self._spool.append(payload)
-        self._waiting.append(_Waiting(str(report.request_id), payload, segment))
-        metrics.REPORTS_WAITING.set(len(self._waiting))
-        self._some.set()
-        self._none.clear()
+        self._wait(_Waiting(str(report.request_id), payload, segment))
+
+    async def send_again(self) -> None:
+        """The bus may have lost what it had stored."""
+        self._forget_old()
+        again, self._kept = self._kept, deque()
+        for _, one in again:
+            self._wait(one)
+        metrics.REPORTS_REPEATED.inc(len(again))
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -86,12 +101,10 @@ class Reports:
             delay = min(delay * 2, MAX_DELAY_S)
 
     async def adopt(self) -> None:
-        """Publish what gateways that are gone have left in the spool, for ever."""
-        spool = self._spool
-        if spool is None:
-            return
+        """Publish what gateways that are gone have left in the spool, and forget what is safe, for ever."""
         while True:
-            for left in spool.abandoned():
+            self._forget_old()
+            for left in () if self._spool is None else self._spool.abandoned():
                 await self._adopt(left)
             await asyncio.sleep(ADOPT_EVERY_S)
 
@@ -105,7 +118,28 @@ class Reports:
                 log.error("call_reports_lost", count=len(self._waiting))
             else:
                 log.warning("call_reports_left_in_spool", count=len(self._waiting))
+        self._forget(len(self._kept))
         return len(self._waiting)
+
+    def _wait(self, one: _Waiting) -> None:
+        self._waiting.append(one)
+        metrics.REPORTS_WAITING.set(len(self._waiting))
+        self._some.set()
+        self._none.clear()
+
+    def _keep(self, one: _Waiting) -> None:
+        self._kept.append((self._clock.monotonic(), one))
+        self._forget(len(self._kept) - self._capacity)
+
+    def _forget_old(self) -> None:
+        now = self._clock.monotonic()
+        self._forget(sum(now - since > KEPT_S for since, _ in self._kept))
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            _, one = self._kept.popleft()
+            if one.segment is not None and self._spool is not None:
+                self._spool.stored(one.segment)
 
     async def _publish_some(self) -> bool:
         """Publish a batch. False: some of it stays in the queue, to be sent again with the same id."""
@@ -115,8 +149,8 @@ class Reports:
             self._waiting.popleft()
         failed = [one for one, done in zip(batch, stored, strict=True) if not done]
         for one, done in zip(batch, stored, strict=True):
-            if done and one.segment is not None and self._spool is not None:
-                self._spool.stored(one.segment)
+            if done:
+                self._keep(one)
         self._waiting.extendleft(reversed(failed))
         metrics.REPORTS_RETRIED.inc(len(failed))
         metrics.REPORTS_WAITING.set(len(self._waiting))
