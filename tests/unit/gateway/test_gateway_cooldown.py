@@ -26,6 +26,7 @@ from synaxis_gateway.dispatch.cooldown import (
     UNREACHABLE_AFTER,
     Cooldowns,
 )
+from synaxis_gateway.dispatch.rates import AT_LEAST, FORGIVEN_AFTER_S, WINDOW_S
 from synaxis_gateway.upstream.errors import NoConnection
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -64,6 +65,9 @@ class Scene:
     def fail(self, verdict: Verdict = SILENT, at: float = 0.0, who: Candidate = FIRST) -> None:
         self.cooldowns.failed(who, verdict, at)
 
+    def succeed(self, at: float = 0.0, who: Candidate = FIRST) -> None:
+        self.cooldowns.succeeded(who, at)
+
     def order(self, now: float, *who: Candidate) -> list[str]:
         return [each.provider_id for each in self.cooldowns.order(who or (FIRST, SECOND), now)]
 
@@ -80,7 +84,7 @@ def test_a_candidate_that_failed_goes_behind_the_others_and_comes_back(world: Sc
     assert world.order(1.5) == ["a", "b"], "one request tries it"
     assert world.order(1.6) == ["b", "a"], "the others wait for what comes of it"
     assert world.order(1.6 + TRIAL_S) == ["a", "b"], "a trial that nothing is heard of is made again"
-    world.cooldowns.succeeded(FIRST)
+    world.succeed()
     assert [world.order(9), world.order(9)] == [["a", "b"], ["a", "b"]]
 
 
@@ -90,7 +94,7 @@ def test_it_takes_several_failures_in_a_row(world: Scene, verdict: Verdict, enou
         for _ in range(enough - 1):
             world.fail(verdict)
         assert world.order(0.1) == ["a", "b"]
-        world.cooldowns.succeeded(FIRST)
+        world.succeed()
     for _ in range(enough):
         world.fail(verdict)
     assert world.order(0.1) == ["b", "a"]
@@ -102,7 +106,7 @@ def test_one_failure_in_a_hundred_keeps_nobody_out(world: Scene) -> None:
         if tick % 100 == 0:
             world.fail(FAILED, tick / 1_000)
         else:
-            world.cooldowns.succeeded(FIRST)
+            world.succeed(tick / 1_000)
 
 
 def test_each_failed_trial_makes_the_rest_longer_up_to_8_seconds(world: Scene) -> None:
@@ -187,7 +191,7 @@ def test_a_provider_that_refuses_us_rests_with_all_its_models_until_a_stated_tim
     assert world.order(ACCOUNT_REST_S + 0.2, SIBLING, SECOND) == ["b", "a"]
     world.fail(verdict, ACCOUNT_REST_S + 0.3)
     assert world.order(2 * ACCOUNT_REST_S, SIBLING, SECOND) == ["b", "a"]
-    world.cooldowns.succeeded(SIBLING)
+    world.succeed(who=SIBLING)
     assert world.order(2 * ACCOUNT_REST_S) == ["a", "b"]
 
 
@@ -205,7 +209,7 @@ def test_a_provider_that_refuses_us_is_named_loudly_once_an_incident(
     before = stops("loud")
     for number in range(5):
         world.fail(KEY_REFUSED, number * 10.0, loud)
-    world.cooldowns.succeeded(loud)
+    world.succeed(who=loud)
     world.fail(KEY_REFUSED, 60, loud)
     errors = [call.kwargs for call in log.calls if call.method_name == "error"]
     assert [(said["provider"], said["reason"]) for said in errors] == [("loud", "refused our key")] * 2
@@ -225,14 +229,14 @@ def test_a_provider_that_cannot_be_reached_again_and_again_rests_with_all_its_mo
 def test_an_answer_in_between_says_that_the_provider_is_there(world: Scene) -> None:
     for _ in range(10):
         world.fail(UNREACHABLE)
-        world.cooldowns.succeeded(SIBLING)
+        world.succeed(who=SIBLING)
     assert world.order(0.1, SIBLING, SECOND) == ["a", "b"]
 
 
 def test_a_candidate_whose_streams_break_off_rests_longer_though_they_begin_well(world: Scene) -> None:
     cut = classify.cut("fell silent")
     for now in (0.0, 2.0, 5.0):
-        world.cooldowns.succeeded(FIRST)
+        world.succeed(now)
         world.fail(cut, now)
     assert world.order(8) == ["b", "a"]
     world.cooldowns.completed(FIRST)
@@ -260,6 +264,85 @@ def test_a_candidate_that_recovers_is_used_again_within_10_seconds() -> None:
                 world.fail(at=now)
             now += 0.1
         assert now - recovers <= 10, f"was dead until {recovers}"
+
+
+# Who fails often, but not in a row
+
+
+def half_fails(world: Scene, who: Candidate, begin: float, requests: int = AT_LEAST) -> None:
+    """Every other request to `who` fails, a hundred a second."""
+    for number in range(requests):
+        at = begin + number / 100
+        if number % 2:
+            world.fail(FAILED, at, who)
+        else:
+            world.succeed(at, who)
+
+
+def test_who_fails_every_other_time_rests_though_it_never_fails_twice_in_a_row(world: Scene) -> None:
+    half_fails(world, FIRST, 0, AT_LEAST - 1)
+    assert world.order(0.2) == ["a", "b"], "that is not enough to judge"
+    world.fail(FAILED, 0.2)
+    assert world.order(0.3) == ["b", "a"]
+    world.succeed(0.4)
+    assert world.order(0.5) == ["b", "a"], "an answer proves nothing of who answers every other time"
+    assert world.order(1.3) == ["a", "b"], "one request tries it"
+    assert world.order(1.4) == ["b", "a"]
+    world.succeed(1.5)
+    assert world.order(1.6) == ["a", "b"], "and it is judged anew"
+
+
+def test_its_rests_grow_while_that_happens_again_and_again(world: Scene) -> None:
+    now, rests = 0.0, []
+    for _ in range(6):
+        half_fails(world, FIRST, now)
+        begun = now = now + AT_LEAST / 100
+        world.fail(FAILED, now)
+        while world.order(now)[0] == "b":
+            now += 0.125
+        rests.append(round(now - begun))
+        world.succeed(now)
+    assert rests == [1, 2, 4, 8, 8, 8]
+    half_fails(world, FIRST, now + FORGIVEN_AFTER_S)
+    assert world.order(now + FORGIVEN_AFTER_S + 1.25) == ["a", "b"], "after a quiet minute it begins anew"
+
+
+def test_who_fails_less_often_does_not_rest(world: Scene) -> None:
+    for number in range(3_000):
+        if number % 5 in (0, 2):
+            world.fail(FAILED, number / 100)
+        else:
+            world.succeed(number / 100)
+        assert world.order(number / 100) == ["a", "b"]
+
+
+def test_failures_of_half_a_minute_ago_do_not_count(world: Scene) -> None:
+    half_fails(world, FIRST, 0, AT_LEAST - 2)
+    half_fails(world, FIRST, WINDOW_S + 5, 2)
+    assert world.order(WINDOW_S + 5.1) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "order"),
+    [("a", "a"), ("ax", "xa"), ("abx", "axb"), ("abxy", "xyab"), ("abcdx", "abxcd")],
+)
+def test_no_more_than_half_of_the_candidates_rest_for_failing_often(
+    world: Scene, candidates: str, order: str
+) -> None:
+    """`x` and `y` are well."""
+    for name in candidates.replace("x", "").replace("y", ""):
+        half_fails(world, candidate(name), 0)
+    assert world.order(0.3, *map(candidate, candidates)) == list(order)
+
+
+def test_others_hear_of_who_fails_often() -> None:
+    fleet = Fleet(2)
+    for number in range(AT_LEAST):
+        if number % 2:
+            fleet.gateways[0].failed(FIRST, FAILED, 0)
+        else:
+            fleet.gateways[0].succeeded(FIRST, 0)
+    assert fleet.gateways[1].order((FIRST, SECOND), 0.1) == [SECOND, FIRST]
 
 
 # What other gateways see
@@ -292,7 +375,7 @@ def test_a_dead_candidate_is_out_everywhere_after_a_few_requests_and_back_everyw
         if gateway.order((FIRST, SECOND), fleet.now)[0] is not FIRST:
             continue
         if fleet.now >= 40:
-            gateway.succeeded(FIRST)
+            gateway.succeeded(FIRST, fleet.now)
             asked += 1
         else:
             trials.append(fleet.now)
@@ -310,7 +393,7 @@ def test_gateways_do_not_talk_of_what_works() -> None:
     fleet = Fleet(2)
     for _ in range(100):
         fleet.gateways[0].order((FIRST, SECOND), 0)
-        fleet.gateways[0].succeeded(FIRST)
+        fleet.gateways[0].succeeded(FIRST, fleet.now)
         fleet.gateways[0].completed(FIRST)
     assert not fleet.told
 
@@ -334,6 +417,6 @@ def test_streams_that_break_off_here_and_there_are_counted_together() -> None:
     fleet = Fleet(2)
     for number, gateway in enumerate((*fleet.gateways, *fleet.gateways)):
         fleet.now = number * 10.0
-        gateway.succeeded(FIRST)
+        gateway.succeeded(FIRST, fleet.now)
         gateway.failed(FIRST, classify.cut("fell silent"), fleet.now)
     assert fleet.gateways[0].order((FIRST, SECOND), fleet.now + 3.9) == [SECOND, FIRST]

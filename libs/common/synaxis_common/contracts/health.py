@@ -16,6 +16,8 @@ class Seen(StrEnum):
     FAILED = "failed"
     CUT = "cut"
     """A stream broke off after content had gone to a client."""
+    OFTEN = "often"
+    """It fails every other time or so, even if never several times in a row."""
     TRIED = "tried"
     """After a rest one live request tries it: the others wait for what comes of it."""
     WELL = "well"

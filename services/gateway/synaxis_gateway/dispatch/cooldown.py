@@ -1,8 +1,8 @@
 """Candidates that failed here lately go to the end of the line for a while; none is ever left out.
 
 A half-open circuit for each candidate and each provider, on what this gateway has seen and what others tell.
-Who fails several times in a row rests, longer each time and never for the same time as in another gateway;
-then one live request tries it, while the others go on without it.
+Who fails several times in a row, or every other time, rests, longer each time and never for the same time as
+in another gateway; then one live request tries it, while the others go on without it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from synaxis_common.contracts.routing import Candidate
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.logging import get_logger
 from synaxis_gateway.dispatch.classify import Evidence, Verdict
+from synaxis_gateway.dispatch.rates import FailureRates
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 8.0
@@ -34,6 +35,9 @@ UNREACHABLE_AFTER: Final = 2
 """The same, when no connection could be had."""
 PROVIDER_AFTER: Final = 3
 """Failures in a row, of any of its models, that say the whole provider is gone."""
+MOST_BY_RATE: Final = 0.5
+"""Share of a plan's candidates that may rest for failing often, rather than in a row: where all are bad, the
+cheapest of them is as good as any. One that is alone never does."""
 MAX_ENTRIES: Final = 20_000
 
 PROVIDERS_STOPPED: Final = Counter(
@@ -45,6 +49,7 @@ PROVIDERS_STOPPED: Final = Counter(
 _log = get_logger(__name__)
 _Key = TypeVar("_Key", str, tuple[str, str])
 _ENOUGH: Final = frozenset({AttemptOutcome.TIMEOUT, AttemptOutcome.STREAM_CUT, AttemptOutcome.RATE_LIMITED})
+_COUNTED: Final = frozenset({Evidence.CANDIDATE, Evidence.PROVIDER})
 _BLAMED: Final = {
     Evidence.CANDIDATE: Blamed.CANDIDATE,
     Evidence.NONE: Blamed.CANDIDATE,
@@ -68,6 +73,8 @@ class _Rest:
     """One request tries it, and the rest is that of the others."""
     is_refusal: bool = False
     """It refuses us as such: our key, or our account."""
+    is_by_rate: bool = False
+    """It fails often, and not in a row."""
 
 
 class Cooldowns:
@@ -83,6 +90,7 @@ class Cooldowns:
         self._chance = chance
         self._candidates: OrderedDict[tuple[str, str], _Rest] = OrderedDict()
         self._providers: OrderedDict[str, _Rest] = OrderedDict()
+        self._rates = FailureRates()
 
     def order(self, candidates: Sequence[Candidate], now: float) -> list[Candidate]:
         """The candidates, those that rest behind the others, in order of when their rest ends.
@@ -91,20 +99,22 @@ class Cooldowns:
         """
         if not self._candidates and not self._providers:
             return list(candidates)
+        untils = [self._until(candidate) for candidate in candidates]
+        pardoned = self._pardoned(candidates, untils, now)
         ready: list[Candidate] = []
         resting: list[tuple[float, int, Candidate]] = []
-        for position, candidate in enumerate(candidates):
-            until = self._until(candidate)
-            if until <= now:
+        for position, (candidate, until) in enumerate(zip(candidates, untils, strict=True)):
+            if until <= now or position in pardoned:
                 ready.append(candidate)
             else:
                 resting.append((until, position, candidate))
-        if ready and self._begin_trial(_key(ready[0]), now):
+        if ready and self._until(ready[0]) <= now and self._begin_trial(_key(ready[0]), now):
             self._tell(_sighting(ready[0], Seen.TRIED))
         return ready + [candidate for _, _, candidate in sorted(resting, key=lambda entry: entry[:2])]
 
-    def succeeded(self, candidate: Candidate) -> None:
-        """The candidate answers, or has begun to: all is forgotten but how its streams ended."""
+    def succeeded(self, candidate: Candidate, now: float) -> None:
+        """The candidate answers, or has begun to: all is forgotten but its cuts and rates."""
+        self._rates.answered(_key(candidate), now)
         if self._is_well(_key(candidate)):
             self._tell(_sighting(candidate, Seen.WELL))
 
@@ -139,6 +149,10 @@ class Cooldowns:
             )
         self._hold_against(sighting, now)
         self._tell(sighting)
+        if verdict.evidence in _COUNTED and self._rates.failed(_key(candidate), now, is_cut=is_cut):
+            often = _sighting(candidate, Seen.OFTEN, reason=verdict.reason)
+            self._fails_often(_key(candidate), now)
+            self._tell(often)
 
     def heard(self, sighting: Sighting, now: float) -> None:
         """Another gateway has seen something."""
@@ -150,14 +164,20 @@ class Cooldowns:
                 self._is_whole(key)
             case Seen.TRIED:
                 self._begin_trial(key, now)
+            case Seen.OFTEN:
+                self._fails_often(key, now)
             case Seen.FAILED | Seen.CUT:
                 self._hold_against(sighting, now)
 
     def _is_well(self, key: tuple[str, str]) -> bool:
         """Forget what was held against a candidate and its provider; whether there was anything."""
-        rest = self._candidates.pop(key, None)
-        if rest is not None and rest.cuts:
-            self._candidates[key] = _Rest(cuts=rest.cuts)
+        rest = self._candidates.get(key)
+        if rest is not None and rest.is_by_rate and not rest.is_on_trial:
+            rest = None  # who fails every other time answers every other time
+        elif rest is not None:
+            self._candidates.pop(key)
+            if rest.cuts:
+                self._candidates[key] = _Rest(cuts=rest.cuts)
         provider = self._providers.pop(key[0], None)
         if provider is not None and provider.is_refusal:
             _log.info("a provider accepts us again", provider=key[0])
@@ -192,16 +212,39 @@ class Cooldowns:
             longer = self._longer(provider, now, None, PROVIDER_AFTER, is_cut=False)
             _keep(self._providers, sighting.provider_id, longer)
 
+    def _fails_often(self, key: tuple[str, str], now: float) -> None:
+        before = self._rates.rests(key, now)
+        rest = self._candidates.get(key, _Rest())
+        if rest.until > now:
+            return
+        until = now + self._rest_s(before)
+        _keep(self._candidates, key, replace(rest, until=until, is_by_rate=True, is_on_trial=False))
+
+    def _pardoned(self, candidates: Sequence[Candidate], untils: Sequence[float], now: float) -> set[int]:
+        """The positions of those that rest by rate, and do not, because too many would."""
+        by_rate = [
+            (until, position)
+            for position, (candidate, until) in enumerate(zip(candidates, untils, strict=True))
+            if until > now and self._candidates.get(_key(candidate), _Rest()).is_by_rate
+        ]
+        too_many = len(by_rate) - int(MOST_BY_RATE * len(candidates))
+        return {position for _, position in sorted(by_rate)[: max(too_many, 0)]}
+
+    def _rest_s(self, before: int) -> float:
+        """How long one rests who has rested so often before."""
+        longest = min(FIRST_S * 2.0 ** min(before, 16), LONGEST_S)
+        return longest * (LEAST_SHARE + (1.0 - LEAST_SHARE) * self._chance())
+
     def _longer(self, rest: _Rest, now: float, asked_s: float | None, after: int, *, is_cut: bool) -> _Rest:
         """`rest` after one more failure; the first rest begins with the failure number `after`."""
         if now < rest.until and not rest.is_on_trial:
             # Of a request that was under way when the rest began, or that had nobody else to ask.
-            return replace(rest, until=max(rest.until, now + (asked_s or 0.0)))
+            until = max(rest.until, now + (asked_s or 0.0))
+            return replace(rest, until=until, is_by_rate=rest.is_by_rate and asked_s is None)
         failures, cuts = rest.failures + 1, rest.cuts + is_cut
         if asked_s is None and not rest.rests and failures < after:
             return replace(rest, failures=failures, cuts=cuts, is_on_trial=False)
-        longest = min(FIRST_S * 2.0 ** min(max(rest.rests, cuts - 1), 16), LONGEST_S)
-        rest_s = longest * (LEAST_SHARE + (1.0 - LEAST_SHARE) * self._chance())
+        rest_s = self._rest_s(max(rest.rests, cuts - 1))
         return replace(
             rest,
             until=now + max(rest_s, asked_s or 0.0),
@@ -209,6 +252,7 @@ class Cooldowns:
             rests=rest.rests + 1,
             cuts=cuts,
             is_on_trial=False,
+            is_by_rate=False,
         )
 
     def _until(self, candidate: Candidate) -> float:

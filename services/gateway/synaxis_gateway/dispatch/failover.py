@@ -97,7 +97,7 @@ class Failover:
                     self._budget.end_extra(model)
             for candidate, result in results:
                 if not isinstance(result, Failed):
-                    self._cooldowns.succeeded(candidate)
+                    self._cooldowns.succeeded(candidate, call.clock.monotonic())
                     return result
                 self._cooldowns.failed(candidate, result.verdict, call.clock.monotonic())
                 match result.verdict.follows:
@@ -141,7 +141,7 @@ class Failover:
             finally:
                 self._budget.end_extra(model)
             if isinstance(result, Begun):
-                self._cooldowns.succeeded(candidate)
+                self._cooldowns.succeeded(candidate, call.clock.monotonic())
                 metrics.CONTINUATIONS.labels("made").inc()
                 return result, found.joined(transcript, *_before(call))
             if isinstance(result, Failed):
