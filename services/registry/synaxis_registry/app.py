@@ -110,6 +110,8 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("polls", chores.ask_for_polls)
     tasks.start("lapse", chores.lapse)
     tasks.start("tidy", chores.tidy)
+    tasks.start("health", chores.settle_health)
+    tasks.start("feedback", chores.judge_providers)
     tasks.start("partitions", chores.make_partitions)
     tasks.start("forgive", chores.forgive)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import nats.errors
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from synaxis_common import subjects
 from synaxis_common.bus import Bus, BusUnavailable
@@ -17,12 +18,13 @@ from synaxis_common.contracts.observation import PollRequested
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.availability import discovery_target, forgive
 from synaxis_registry.core.changes import ProviderUpdate
+from synaxis_registry.core.feedback import WINDOW, feedback
 from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.handlers.admin import dead_letters
 from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import catalog, ledger
-from synaxis_registry.store.database import Database, DatabaseUnavailable
+from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 
 log = get_logger(__name__)
 
@@ -30,11 +32,16 @@ POLL_EVERY_S = 0.5
 TIDY_EVERY_S = 30.0
 FORGIVE_EVERY_S = 900.0
 LAPSE_EVERY_S = 5.0
+SETTLE_EVERY_S = 5.0
+JUDGE_EVERY_S = 1.0
+LATELY = timedelta(seconds=15)
+"""How far back failures are looked for: three buckets of them, should one look fail."""
 FLUSH_TIMEOUT_S = 2
 PARTITIONS_EVERY_S = 86_400.0
 PARTITIONS_AHEAD = 2
 """Months of the ledger that are made before they begin."""
 
+SUSPENDED = Gauge("synaxis_providers_suspended", "Providers that have failed too many live requests")
 LAPSED = Counter("synaxis_leases_lapsed_total", "Leases that nobody reported on, charged at worst case")
 LAPSED_USD = Counter("synaxis_lapsed_usd_total", "Money charged unconfirmed for lapsed leases, in USD")
 
@@ -127,6 +134,48 @@ class Chores:
             except DatabaseUnavailable as error:
                 log.warning("not_tidied", error=str(error))
             await asyncio.sleep(TIDY_EVERY_S)
+
+    async def settle_health(self) -> None:
+        """Let what is old leave the windows of endpoints that nobody reports on."""
+        while True:
+            await asyncio.sleep(SETTLE_EVERY_S)
+            try:
+                while await self._database.run(
+                    lambda connection: ledger.settle_health(connection, self._clock.now())
+                ):
+                    continue  # there may be more than are taken at a time
+            except DatabaseUnavailable as error:
+                log.warning("health_not_settled", error=str(error))
+
+    async def judge_providers(self) -> None:
+        """Suspend providers that fail most live requests, and end what was a suspension."""
+        while True:
+            await asyncio.sleep(JUDGE_EVERY_S)
+            try:
+                lately = self._clock.now() - LATELY
+                failing = await self._database.call(partial(ledger.failing_providers, since=lately))
+                for provider_id in sorted({*failing, *self._suspended()}):
+                    await self._judge(provider_id)
+            except DatabaseUnavailable as error:
+                log.warning("providers_not_judged", error=str(error))
+
+    def _suspended(self) -> list[str]:
+        found = [one.provider_id for one in self._snapshot.providers.values() if one.suspension is not None]
+        SUSPENDED.set(len(found))
+        return found
+
+    async def _judge(self, provider_id: str) -> None:
+        async def judged(connection: Connection) -> ProviderUpdate:
+            now = self._clock.now()
+            outcomes = await ledger.outcomes(connection, provider_id, now - WINDOW)
+
+            def rule(record: ProviderRecord | None, _rows: catalog.Rows) -> ProviderUpdate:
+                return NO_RESULT if record is None else feedback(record, outcomes, now)
+
+            return await catalog.change_provider(provider_id, rule, connection)
+
+        for event in (await self._database.run(judged)).events:
+            log.warning(str(event.type), provider=provider_id, why=getattr(event.data, "reason", ""))
 
     async def make_partitions(self) -> None:
         """Make the next months of the ledger."""

@@ -11,6 +11,7 @@ import pytest
 
 from synaxis_common.contracts.catalog import ModelFacts, Prices, PriceTier
 from synaxis_common.contracts.observation import PollOutcome
+from synaxis_common.contracts.performance import Performance, Spread
 from synaxis_registry.core.health import HealthState
 from synaxis_registry.core.records import (
     CatalogSaid,
@@ -25,6 +26,7 @@ from synaxis_registry.store.migrate import migrations
 from synaxis_registry.store.records import GLOBAL_MODEL, HEALTH, PROVIDER, PROVIDER_MODEL
 
 NOW = datetime(2026, 7, 1, 12, 30, 15, 123456, tzinfo=UTC)
+MEASURED = Performance(requests=30, failures=1, error_rate=1 / 30, ttft_s=Spread(p50=0.1, p95=0.2, p99=0.3))
 MODULES = sorted(
     entry.name.removesuffix(".sql") for entry in files("synaxis_registry.store").joinpath("sql").iterdir()
 )
@@ -85,7 +87,7 @@ def test_prices_are_read_to_the_last_digit() -> None:
 def test_models_and_health_are_read_as_they_were_written() -> None:
     model = GlobalModelRecord(id="talker", name="Talker", aliases=frozenset({"a", "b"}), synced_at=NOW)
     assert GLOBAL_MODEL.read(GLOBAL_MODEL.write(model)) == model
-    health = HealthState(ttfts_s=(0.1, 0.2), outcomes=(True, False), failures_in_a_row=1, open_until=NOW)
+    health = HealthState(recent=MEASURED, day=MEASURED, failures_in_a_row=1, open_until=NOW)
     assert HEALTH.read(HEALTH.write(health)) == health
 
 

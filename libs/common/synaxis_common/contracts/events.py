@@ -59,13 +59,28 @@ class ProviderState(Message):
     """Why it is off."""
 
 
+class FailureCount(Message):
+    """What came of live requests to a provider."""
+
+    requests: int
+    failures: int
+    window_s: int
+    """Over how long at most they were counted."""
+
+
 class ProviderChange(Message):
-    """The data of every `provider.*` event."""
+    """The data of every `provider.*` event.
+
+    A provider that is off takes no requests, unless the cause is `feedback`: then it stands behind all the
+    others, and is asked where nobody else is left.
+    """
 
     provider_id: Identifier
     reason: Text
     before: ProviderState | None = None
     after: ProviderState | None = None
+    failures: FailureCount | None = None
+    """What the feedback rule has seen; None with other causes."""
     cause: Cause
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from synaxis_common.contracts.base import Identifier, Message, Text
 from synaxis_common.contracts.catalog import Prices, Tokens
 from synaxis_common.contracts.leases import Count, LeaseAsk, Permit
+from synaxis_common.contracts.performance import Performance
 from synaxis_common.money import Usd
 
 Operation = Literal["chat", "completions", "embeddings", "responses", "messages"]
@@ -231,6 +232,10 @@ class EndpointView(Message):
     is_available: bool
     ttft_p95_s: float | None = None
     error_rate: float | None = None
+    recent: Performance | None = None
+    """Of the last five minutes; None: nothing was asked of it."""
+    day: Performance | None = None
+    """Of the last 24 hours."""
 
 
 class ModelView(Message):

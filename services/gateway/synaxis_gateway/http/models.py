@@ -138,6 +138,11 @@ def _endpoint_body(endpoint: EndpointView) -> dict[str, Any]:
         "is_available": endpoint.is_available,
         "ttft_p95_s": endpoint.ttft_p95_s,
         "error_rate": endpoint.error_rate,
+        "latency": {
+            window: measured.model_dump(mode="json")
+            for window, measured in (("5m", endpoint.recent), ("1d", endpoint.day))
+            if measured is not None
+        },
     }
 
 

@@ -19,9 +19,12 @@ from synaxis_registry.core.judgement import NO_RESULT, Rows, serves_catalog, set
 from synaxis_registry.core.records import ProviderModelRecord, ProviderRecord, Resolve, UnavailableReason
 from synaxis_registry.core.trust import provider_state
 
-BACK_OFF_FIRST: Final = timedelta(seconds=30)
+BACK_OFF_SHARE: Final = 0.1
+BACK_OFF_LEAST: Final = timedelta(seconds=5)
+BACK_OFF_KEY_LEAST: Final = timedelta(seconds=30)
 BACK_OFF_LONGEST: Final = timedelta(hours=1)
-"""How long a provider that is down is left alone between polls: doubling, up to the hourly job's interval."""
+"""How long a provider that is down is left alone between polls: a tenth of how long it has been down, so that
+it is back soon after a short outage, and up to the hourly job's interval. A key is not mended in seconds."""
 
 RATE_LIMITED_PAUSE: Final = timedelta(minutes=5)
 """When to ask again if a poll that was waited for was answered with 429. Source: our choice."""
@@ -131,8 +134,10 @@ class _Poll:
         suspect = self._suspect()
         if not self._is_confirmed(suspect.suspect_since):
             return suspect
-        doublings = min(max(suspect.failures - 2, 0), 10)
-        pause = min(BACK_OFF_FIRST * 2**doublings, BACK_OFF_LONGEST)
+        down_for = self._now - (suspect.suspect_since or self._now)
+        is_key = reason is UnavailableReason.UNAUTHORIZED
+        least = BACK_OFF_KEY_LEAST if is_key else BACK_OFF_LEAST
+        pause = min(max(BACK_OFF_SHARE * down_for, least), BACK_OFF_LONGEST)
         return replace(suspect, down_reason=reason, next_poll_at=self._now + pause)
 
     def _without_list(self) -> ProviderRecord:

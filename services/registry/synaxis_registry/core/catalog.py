@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Literal, TypeVar
 
 from synaxis_common.contracts.catalog import Capabilities, ModelFacts, Prices
+from synaxis_common.contracts.performance import Performance
 from synaxis_registry.core.identity import AliasIndex, KnownModel
 from synaxis_registry.core.names import NameIndex
 
@@ -51,6 +52,8 @@ class Provider:
     rate_limit_rpm: int | None = None
     rate_limit_tpm: int | None = None
     timeouts: TimeoutsSet = TimeoutsSet()
+    suspended_until: datetime | None = None
+    """Until when it stands behind all others, for failing most requests; None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,9 @@ class EndpointHealth:
     ttft_p95_s: float | None = None
     tokens_per_s: float | None = None
     error_rate: float | None = None
+    recent: Performance = Performance()
+    """Of the last five minutes."""
+    day: Performance = Performance()
     open_until: datetime | None = None
     """Until when its circuit is open or it asked to be left alone; None: it takes requests."""
     limited_until: datetime | None = None

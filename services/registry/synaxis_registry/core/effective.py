@@ -121,6 +121,7 @@ def effective_provider(record: ProviderRecord) -> Provider:
         rate_limit_rpm=record.rate_limit_rpm,
         rate_limit_tpm=record.rate_limit_tpm,
         timeouts=record.timeouts,
+        suspended_until=None if record.suspension is None else record.suspension.until,
     )
 
 

@@ -153,7 +153,6 @@ class _Check:
                 (self._ability, bool(self._abilities or self._parameters)),
                 (self._size, True),
                 (self._price, must_be_priced or self._max_price is not None),
-                (self._trouble, True),
             )
             if matters
         )
@@ -176,7 +175,7 @@ class _Check:
         for test in self._tests:
             if (reason := test(endpoint, general)) is not None:
                 return reason
-        return None
+        return self._trouble(endpoint, provider)
 
     def _wishes(self, endpoint: Endpoint, _: Capabilities | None) -> Reason | None:
         name = endpoint.provider_id.casefold()
@@ -236,7 +235,10 @@ class _Check:
                 return ExclusionReason.OVER_MAX_PRICE, f"{what} {rate:f}"
         return None
 
-    def _trouble(self, endpoint: Endpoint, _: Capabilities | None) -> Reason | None:
+    def _trouble(self, endpoint: Endpoint, provider: Provider) -> Reason | None:
+        suspended = provider.suspended_until
+        if suspended is not None and suspended > self._now:
+            return ExclusionReason.CIRCUIT_OPEN, f"the provider's, until {suspended.isoformat()}"
         health = endpoint.health
         if health.open_until is not None and health.open_until > self._now:
             return ExclusionReason.CIRCUIT_OPEN, f"until {health.open_until.isoformat()}"

@@ -259,7 +259,7 @@ def _soonest_back_first(troubled: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
 
     def back_at(ranked: Ranked) -> float:
         health = ranked.endpoint.health
-        moments = (health.open_until, health.limited_until)
+        moments = (health.open_until, health.limited_until, ranked.provider.suspended_until)
         return max(moment.timestamp() for moment in moments if moment is not None)
 
     return tuple(sorted(troubled, key=back_at))

@@ -70,6 +70,18 @@ class PendingCatalog(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Suspension:
+    """A provider that has failed too many live requests; see `core/feedback.py`."""
+
+    since: datetime
+    until: datetime
+    """It stands behind all others until then, and is on probation afterwards."""
+    requests: int
+    failures: int
+    """What it was suspended for."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderRecord:
     """A row of `provider`."""
 
@@ -115,6 +127,12 @@ class ProviderRecord:
     """Since when it has vanished from models.dev without an operator keeping it."""
     disabled_at: datetime | None = None
     """Since when `provider.disabled` has been said and `provider.recovered` has not."""
+
+    suspension: Suspension | None = None
+    suspended_at: datetime | None = None
+    """When the last suspension began, over or not."""
+    proven_at: datetime | None = None
+    """When the last one ended: what came before is not held against it again."""
 
     last_poll_at: datetime | None = None
     """When the last applied poll began (its `observed_at`); older ones change nothing."""

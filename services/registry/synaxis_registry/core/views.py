@@ -94,6 +94,8 @@ def endpoint_view(endpoint: Endpoint) -> EndpointView:
         is_available=endpoint.is_available,
         ttft_p95_s=health.ttft_p95_s if health.is_measured else None,
         error_rate=health.error_rate if health.is_measured else None,
+        recent=health.recent if health.recent.requests else None,
+        day=health.day if health.day.requests else None,
     )
 
 

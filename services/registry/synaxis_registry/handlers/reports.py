@@ -17,6 +17,7 @@ from synaxis_common.contracts.usage import AttemptOutcome, CallReport
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
+from synaxis_registry.core.health import is_news
 from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.core.settle import Settlement, overrun_usd, settlement
@@ -80,8 +81,9 @@ class ReportHandlers:
     ) -> frozenset[UUID]:
         added = await ledger.record(connection, settled)
         first = {report.request_id: report for report, _ in reversed(settled)}
-        attempts = [attempt for request_id in sorted(added) for attempt in first[request_id].attempts]
-        await ledger.note_health(connection, attempts, self._clock.now())
+        now = self._clock.now()
+        lately = [first[request_id] for request_id in sorted(added) if is_news(first[request_id], now)]
+        await ledger.note_health(connection, [one for report in lately for one in report.attempts], now)
         return added
 
     async def _note_missing(self, message: CallReport) -> None:

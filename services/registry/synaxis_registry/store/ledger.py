@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -22,8 +23,11 @@ from synaxis_common.contracts.leases import (
 )
 from synaxis_common.contracts.usage import AttemptReport, CallReport
 from synaxis_common.money import plain
-from synaxis_registry.core import health
+from synaxis_registry.core import feedback, health
 from synaxis_registry.core.admission import SHARE_OF_LIMIT, SHARE_OF_REST, Grant, LimitUse
+from synaxis_registry.core.catalog import EndpointKey
+from synaxis_registry.core.feedback import Outcomes
+from synaxis_registry.core.latency import DAY, RECENT, Bucket
 from synaxis_registry.core.plan import Routed
 from synaxis_registry.core.settle import Settlement, reserved_usd
 from synaxis_registry.store import queries
@@ -33,6 +37,15 @@ from synaxis_registry.store.records import HEALTH
 SQL = queries.load("ledger")
 
 LAPSED_AT_MOST = 500
+SETTLED_AT_MOST = 100
+FORGOTTEN = (
+    "forget_buckets",
+    "forget_leases",
+    "forget_slots",
+    "forget_gateways",
+    "forget_windows",
+    "forget_outcomes",
+)
 LAPSE_AFTER_S = 900.0
 """How long money is held without a report: longer than the longest request (600 s) and its report."""
 
@@ -122,25 +135,98 @@ async def record(connection: Connection, calls: Sequence[tuple[CallReport, Settl
 
 async def note_health(connection: Connection, attempts: Sequence[AttemptReport], now: datetime) -> None:
     """Let attempts count for the health of their endpoints."""
-    by_key: dict[tuple[str, str], list[AttemptReport]] = {}
+    by_key: dict[EndpointKey, list[AttemptReport]] = {}
     for one in attempts:
         by_key.setdefault((one.provider_id, one.provider_model_id), []).append(one)
     if not by_key:
         return
     keys = sorted(by_key)  # in one order everywhere, so that concurrent batches never deadlock
-    providers, models = [provider for provider, _ in keys], [model for _, model in keys]
-    await connection.execute(SQL["begin_health"], providers, models, HEALTH.write(health.HealthState()))
-    rows = await connection.fetch(SQL["health_for_update"], providers, models)
-    changed: list[tuple[str, str, str]] = []
+    names = _columns(keys)
+    await connection.execute(SQL["begin_health"], *names, HEALTH.write(health.HealthState()))
+    rows = await connection.fetch(SQL["health_for_update"], *names)
+    buckets = await _buckets(connection, names, RECENT.oldest(now), DAY.begin(now))
+    states: list[tuple[str, str, str]] = []
+    windows: list[tuple[Any, ...]] = []
     for row in rows:
         key = (row["provider_id"], row["provider_model_id"])
-        before = after = HEALTH.read(row["state"])
-        for attempt in by_key[key]:
-            after = health.with_attempt(after, attempt, now)
-        if after != before:
-            changed.append((*key, HEALTH.write(after)))
-    if changed:
-        await connection.execute(SQL["save_health"], *map(list, zip(*changed, strict=True)))
+        before = HEALTH.read(row["state"])
+        found = health.noted(before, by_key[key], buckets.get(key, ()), now)
+        if found.state != before:
+            states.append((*key, HEALTH.write(found.state)))
+        windows += [(*key, *_window(one)) for one in found.buckets]
+    if states:
+        await connection.execute(SQL["save_health"], *_columns(states), now + health.SETTLE_AFTER)
+    if windows:
+        await connection.execute(SQL["save_windows"], *_columns(windows))
+    await _add_outcomes(connection, attempts, now)
+
+
+async def _add_outcomes(connection: Connection, attempts: Sequence[AttemptReport], now: datetime) -> None:
+    requests: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    for attempt in attempts:
+        if (found := health.measured(attempt)) is not None:
+            requests[attempt.provider_id] += 1
+            failures[attempt.provider_id] += found.failed
+    if requests:
+        counts = _columns([(name, requests[name], failures[name]) for name in sorted(requests)])
+        await connection.execute(SQL["add_outcomes"], *counts, feedback.bucket_of(now))
+
+
+async def outcomes(connection: Connection, provider_id: str, since: datetime) -> list[Outcomes]:
+    """What came of the attempts at a provider since then."""
+    rows = await connection.fetch(SQL["outcomes"], provider_id, since)
+    return [Outcomes(row["since"], row["requests"], row["failures"]) for row in rows]
+
+
+async def failing_providers(connection: Connection, since: datetime) -> list[str]:
+    """The providers that have failed any request since then."""
+    return [row[0] for row in await connection.fetch(SQL["failing_providers"], since)]
+
+
+async def settle_health(connection: Connection, now: datetime) -> int:
+    """Make the windows anew that have changed with time alone, a number at once; answers how many."""
+    rows = await connection.fetch(SQL["unsettled_health"], now, SETTLED_AT_MOST)
+    if not rows:
+        return 0
+    names = _columns([(row["provider_id"], row["provider_model_id"]) for row in rows])
+    buckets = await _buckets(connection, names, RECENT.oldest(now), DAY.oldest(now))
+    saved = []
+    for row in rows:
+        key = (row["provider_id"], row["provider_model_id"])
+        state, again_at = health.settled(HEALTH.read(row["state"]), buckets.get(key, ()), now)
+        saved.append((*key, HEALTH.write(state), again_at))
+    await connection.execute(SQL["settle_health"], *_columns(saved))
+    return len(saved)
+
+
+async def _buckets(
+    connection: Connection, names: Sequence[Any], minutes_from: datetime, hours_from: datetime
+) -> dict[EndpointKey, list[Bucket]]:
+    found: dict[EndpointKey, list[Bucket]] = {}
+    for row in await connection.fetch(SQL["windows"], *names, minutes_from, hours_from):
+        found.setdefault((row["provider_id"], row["provider_model_id"]), []).append(
+            Bucket(
+                since=row["since"],
+                span=timedelta(seconds=row["span_s"]),
+                requests=row["requests"],
+                failures=row["failures"],
+                ttft=row["ttft"],
+                total=row["total"],
+                speed=row["speed"],
+            )
+        )
+    return found
+
+
+def _window(one: Bucket) -> tuple[Any, ...]:
+    span_s = int(one.span.total_seconds())
+    return (span_s, one.since, one.requests, one.failures, one.ttft, one.total, one.speed)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows as Postgres' `unnest` takes them."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +249,7 @@ async def lapse(connection: Connection, gateway_ttl_s: float) -> tuple[Lapsed, .
 
 async def forget(connection: Connection) -> None:
     """Remove what no window and no late report can need any more."""
-    for query in ("forget_buckets", "forget_leases", "forget_slots", "forget_gateways"):
+    for query in FORGOTTEN:
         await connection.execute(SQL[query])
 
 

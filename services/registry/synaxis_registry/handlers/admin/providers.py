@@ -14,7 +14,7 @@ from synaxis_common import egress, key_variables
 from synaxis_common.contracts.admin import AdminReply, ProviderPut, Slug
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.operators import drop_provider, put_provider
-from synaxis_registry.core.records import ProviderRecord
+from synaxis_registry.core.records import ProviderRecord, Suspension
 from synaxis_registry.core.trust import provider_state
 from synaxis_registry.handlers.admin.paging import after, limit_of, paged
 from synaxis_registry.handlers.admin.verb import Ask, Surroundings, invalid, not_found, ok
@@ -58,12 +58,22 @@ def row(record: ProviderRecord, models: int, available: int) -> dict[str, Any]:
         "key_present": record.key_present,
         "pinned_host": record.pinned_host,
         "host_confirmed": record.host_confirmed,
+        "suspension": None if record.suspension is None else _suspension(record.suspension),
         "last_poll_at": _iso(record.last_poll_at),
         "last_poll_outcome": record.last_poll_outcome,
         "last_poll_error": record.last_poll_error,
         "next_poll_at": _iso(record.next_poll_at),
         "models": models,
         "models_available": available,
+    }
+
+
+def _suspension(suspension: Suspension) -> dict[str, Any]:
+    return {
+        "since": _iso(suspension.since),
+        "last_until": _iso(suspension.until),
+        "requests": suspension.requests,
+        "failures": suspension.failures,
     }
 
 

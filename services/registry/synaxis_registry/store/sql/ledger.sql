@@ -42,6 +42,50 @@ WHERE (provider_id, provider_model_id) IN (SELECT * FROM unnest($1::text[], $2::
 ORDER BY provider_id, provider_model_id FOR UPDATE
 
 -- name: save_health
-UPDATE endpoint_health h SET state = k.state::jsonb
+UPDATE endpoint_health h SET state = k.state::jsonb, settles_at = least(h.settles_at, $4::timestamptz)
 FROM unnest($1::text[], $2::text[], $3::text[]) k (provider_id, provider_model_id, state)
 WHERE h.provider_id = k.provider_id AND h.provider_model_id = k.provider_model_id
+
+-- name: unsettled_health
+-- Who settles waits for nobody, so that it is in no deadlock with those who report.
+SELECT provider_id, provider_model_id, state FROM endpoint_health
+WHERE settles_at <= $1 ORDER BY settles_at LIMIT $2 FOR UPDATE SKIP LOCKED
+
+-- name: settle_health
+UPDATE endpoint_health h SET state = k.state::jsonb, settles_at = k.settles_at
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) k (provider_id, provider_model_id, state, settles_at)
+WHERE h.provider_id = k.provider_id AND h.provider_model_id = k.provider_model_id
+
+-- name: windows
+SELECT w.* FROM unnest($1::text[], $2::text[]) k (provider_id, provider_model_id)
+JOIN endpoint_window w USING (provider_id, provider_model_id)
+WHERE (w.span_s = 60 AND w.since >= $3) OR (w.span_s = 3600 AND w.since >= $4)
+
+-- name: save_windows
+-- The row of `endpoint_health` is locked, so nobody else writes these.
+INSERT INTO endpoint_window
+SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[], $5::bigint[], $6::bigint[],
+                     $7::bytea[], $8::bytea[], $9::bytea[])
+ON CONFLICT (provider_id, provider_model_id, span_s, since) DO UPDATE SET
+    requests = excluded.requests, failures = excluded.failures,
+    ttft = excluded.ttft, total = excluded.total, speed = excluded.speed
+
+-- name: forget_windows
+DELETE FROM endpoint_window
+WHERE since < clock_timestamp() - CASE span_s WHEN 60 THEN interval '10 minutes' ELSE interval '26 hours' END
+
+-- name: add_outcomes
+INSERT INTO provider_outcome AS o (provider_id, since, requests, failures)
+SELECT provider_id, $4, requests, failures
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) k (provider_id, requests, failures) ORDER BY provider_id
+ON CONFLICT (provider_id, since)
+DO UPDATE SET requests = o.requests + excluded.requests, failures = o.failures + excluded.failures
+
+-- name: outcomes
+SELECT since, requests, failures FROM provider_outcome WHERE provider_id = $1 AND since >= $2 ORDER BY since
+
+-- name: failing_providers
+SELECT provider_id FROM provider_outcome WHERE since >= $1 AND failures > 0 GROUP BY provider_id ORDER BY provider_id
+
+-- name: forget_outcomes
+DELETE FROM provider_outcome WHERE since < clock_timestamp() - interval '10 minutes'
