@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import nats
@@ -60,7 +60,15 @@ async def _kill_a_registry(stage: Stage, _outage_s: float) -> None:
 
 
 async def _stop_all_registries(stage: Stage, outage_s: float) -> None:
-    pids = stage.processes("synaxis_registry")
+    await _sleep_through(stage.processes("synaxis_registry"), outage_s)
+
+
+async def _stop_one_registry(stage: Stage, outage_s: float) -> None:
+    """It may hold the lock of the outbox, of rows, and messages that it has not acknowledged."""
+    await _sleep_through(stage.processes("synaxis_registry")[:1], outage_s)
+
+
+async def _sleep_through(pids: Sequence[int], outage_s: float) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -245,6 +253,7 @@ ROWS = (
     Row(13, "Postgres 500 ms slow", _postgres_slow, 2.0),
     Row(14, "NATS black-holed", _bus_black_holed, 12.0, _OUTAGE),
     Row(15, "nothing comes back from NATS", _bus_one_way, 12.0, _OUTAGE),
+    Row(17, "one of two registries stopped, with all its locks", _stop_one_registry, 2.0, _OUTAGE),
     Row(18, "gateways' clocks jump by an hour", _clock_jumps, 2.0),
     Row(19, "reports come again, reordered and late", _reports_come_again, 2.0),
     Row(20, "poison among the reports", _poison, 2.0, lasts=False),

@@ -26,8 +26,9 @@ from synaxis_common.contracts.routing import (
 )
 from synaxis_gateway.admission.shape import Shape
 
-ASK_AGAIN_AFTER_S = 0.3
-"""A registry that has not answered by then may be gone: the question goes to the queue group once more."""
+ASK_AGAIN_AFTER_S = (0.3, 0.7, 1.2)
+"""A registry that has not answered by then may be gone: the question goes to the queue group again, and may
+come to the same one. With one of two registries frozen one question in 16 stays without an answer."""
 PROVIDER_LEASE_TIMEOUT_S = 1.0
 DISCONNECTED_PATIENCE_S = 1.0
 """How long a question waits for a bus that is away: it is back at once, or for longer than a client waits."""
@@ -42,10 +43,10 @@ class Registry:
         self._timeout_s = timeout_s
 
     async def route(self, shape: Shape, lease: LeaseAsk) -> tuple[RoutePlan | RouteRefusal, bool]:
-        """The plan for requests of a shape, or why there is none; and whether the question was asked twice.
+        """The plan for requests of a shape, or why there is none; and whether that was asked more than once.
 
-        Both questions carry the same lease id, so that registries that hear both book once. One of them may
-        refuse what the other grants. Raises BusUnavailable when nobody answers.
+        All questions carry the same lease id, so that registries that hear them book once. One of them may
+        refuse what another grants. Raises BusUnavailable when nobody answers.
         """
         request = RouteRequest(
             request_id=ids.uuid7(),
@@ -62,19 +63,19 @@ class Registry:
             self._timeout_s if self._bus.is_connected else min(self._timeout_s, DISCONNECTED_PATIENCE_S)
         )
 
-        async def put(timeout: float) -> RouteReply:
-            return await self._bus.request_bytes(subjects.ROUTE, payload, RouteReply, timeout)
-
-        first = asyncio.create_task(put(timeout_s))
-        tasks = [first]
+        deadline = self._clock.monotonic() + timeout_s
+        tasks: list[asyncio.Task[RouteReply]] = []
         try:
-            await asyncio.wait(tasks, timeout=ASK_AGAIN_AFTER_S)
-            if first.done() and first.exception() is None:
-                return first.result().answer, False
-            if first.done():
-                await asyncio.sleep(ASK_AGAIN_AFTER_S)  # nobody is listening: somebody may be starting
-            tasks.append(asyncio.create_task(put(max(timeout_s - ASK_AGAIN_AFTER_S, ASK_AGAIN_AFTER_S))))
-            return (await _first_answer(tasks)).answer, True
+            for patience_s in (*ASK_AGAIN_AFTER_S, timeout_s):
+                left_s = max(deadline - self._clock.monotonic(), ASK_AGAIN_AFTER_S[0])
+                tasks.append(
+                    asyncio.create_task(self._bus.request_bytes(subjects.ROUTE, payload, RouteReply, left_s))
+                )
+                if (reply := await _first_answer(tasks, patience_s)) is not None:
+                    return reply.answer, len(tasks) > 1
+                if len(tasks) > 1 and all(task.done() for task in tasks):
+                    break
+            raise BusUnavailable(f"{subjects.ROUTE}: no registry answers")
         finally:
             for task in tasks:
                 task.cancel()
@@ -94,11 +95,19 @@ class Registry:
         return await self._bus.request(subjects.MODELS, request, ModelsPage, self._timeout_s)
 
 
-async def _first_answer(tasks: list[asyncio.Task[RouteReply]]) -> RouteReply:
-    problem: BusUnavailable | None = None
-    for earliest in asyncio.as_completed(tasks):
-        try:
-            return await earliest
-        except BusUnavailable as error:
-            problem = error
-    raise problem or BusUnavailable(subjects.ROUTE)
+async def _first_answer(tasks: list[asyncio.Task[RouteReply]], patience_s: float) -> RouteReply | None:
+    """The first of `tasks` to answer. None: none within `patience_s`, or all of several have failed."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience_s
+    while True:
+        for task in tasks:
+            if task.done() and task.exception() is None:
+                return task.result()
+        pending = [task for task in tasks if not task.done()]
+        left_s = end - loop.time()
+        if left_s <= 0 or (not pending and len(tasks) > 1):
+            return None
+        if pending:
+            await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(left_s)  # nobody is listening: somebody may be starting

@@ -53,6 +53,10 @@ class FlakyBus(Bus):
         self.tried: list[str] = []
         self.asked: list[RouteRequest] = []
 
+    @property
+    def is_connected(self) -> bool:
+        return True
+
     async def store(self, subject: str, payload: bytes, message_id: str, timeout: float = 5.0) -> int:
         self.tried.append(message_id)
         if self.failures:
@@ -176,20 +180,31 @@ async def eventually_stored(bus: FlakyBus, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("bus", [FlakyBus(silent=1), FlakyBus(failures=1)], ids=["silent", "absent"])
+@pytest.mark.parametrize(
+    ("bus", "asked"),
+    [(FlakyBus(silent=1), 2), (FlakyBus(failures=1), 2), (FlakyBus(silent=3), 4)],
+    ids=["silent", "absent", "silent again and again"],
+)
 async def test_a_registry_that_does_not_answer_is_followed_by_another_with_the_same_question(
-    bus: FlakyBus,
+    bus: FlakyBus, asked: int
 ) -> None:
-    registry = Registry(bus, SystemClock(), timeout_s=3.0)
-    async with asyncio.timeout(ASK_AGAIN_AFTER_S + 1):
+    registry = Registry(bus, SystemClock(), timeout_s=5.0)
+    async with asyncio.timeout(sum(ASK_AGAIN_AFTER_S) + 1):
         answer, is_repeated = await registry.route(SHAPE, ask())
     assert isinstance(answer, RouteRefusal)
     assert is_repeated
-    assert len(bus.asked) == 2
-    assert bus.asked[0] == bus.asked[1], "one lease id, so that it is booked once"
+    assert len(bus.asked) == asked
+    assert all(question == bus.asked[0] for question in bus.asked), "one lease id, so that it is booked once"
 
 
-async def test_when_no_registry_answers_the_bus_is_said_to_be_unavailable() -> None:
-    registry = Registry(FlakyBus(failures=9), SystemClock(), timeout_s=3.0)
+async def test_when_no_registry_answers_the_bus_is_said_to_be_unavailable_and_soon_where_none_listens() -> (
+    None
+):
+    nobody = Registry(FlakyBus(failures=9), SystemClock(), timeout_s=60.0)
     with pytest.raises(BusUnavailable):
-        await registry.route(SHAPE, ask())
+        async with asyncio.timeout(2 * ASK_AGAIN_AFTER_S[0] + 1):
+            await nobody.route(SHAPE, ask())
+    silent = Registry(FlakyBus(silent=9), SystemClock(), timeout_s=1.5)
+    with pytest.raises(BusUnavailable):
+        async with asyncio.timeout(4):
+            await silent.route(SHAPE, ask())

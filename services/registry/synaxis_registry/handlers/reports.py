@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 from prometheus_client import Counter, Histogram
 
@@ -56,13 +55,18 @@ class ReportHandlers:
         """Put requests into the ledger, all of them or none. Raises pydantic.ValidationError."""
         reports = [CallReport.model_validate_json(delivery.data) for delivery in deliveries]
         settled = [(report, settlement(report)) for report in reports]
-        added = await self._database.run(lambda connection: self._record(connection, settled))
+        # One statement: a registry that is stopped in the midst of it holds no budget's lock.
+        added = await self._database.call(lambda connection: ledger.record(connection, settled))
         BATCH_SIZE.observe(len(reports))
         first = {report.request_id: (report, found) for report, found in reversed(settled)}
-        for request_id in added:
-            _count(*first[request_id])
-        for request_id in sorted(added):
-            await self._note_missing(first[request_id][0])
+        new = [first[request_id] for request_id in sorted(added)]
+        for each in new:
+            _count(*each)
+        now = self._clock.now()
+        attempts = [one for report, _ in new if is_news(report, now) for one in report.attempts]
+        await self._database.run(lambda connection: ledger.note_health(connection, attempts, now))
+        for report, _ in new:
+            await self._note_missing(report)
 
     async def _observe(self, connection: Connection, message: ProviderObservation) -> None:
         await connection.execute(catalog.SQL["lock_provider"], message.provider_id)
@@ -75,16 +79,6 @@ class ReportHandlers:
                 observe, record, rows, message, self._clock.now(), self._confirm_after, resolve
             )
         await catalog.store_update(connection, update, rows)
-
-    async def _record(
-        self, connection: Connection, settled: Sequence[tuple[CallReport, Settlement]]
-    ) -> frozenset[UUID]:
-        added = await ledger.record(connection, settled)
-        first = {report.request_id: report for report, _ in reversed(settled)}
-        now = self._clock.now()
-        lately = [first[request_id] for request_id in sorted(added) if is_news(first[request_id], now)]
-        await ledger.note_health(connection, [one for report in lately for one in report.attempts], now)
-        return added
 
     async def _note_missing(self, message: CallReport) -> None:
         for attempt in message.attempts:
