@@ -61,7 +61,7 @@ class GatewaySettings(ServiceSettings):
         default=2_000,
         gt=0,
         description="With more requests under way than this new ones are refused with 503, first those of "
-        "keys that have more than their share.",
+        "tenants that have more than their share.",
     )
     plan_hard_age_s: float = Field(
         default=300.0,

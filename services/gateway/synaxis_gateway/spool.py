@@ -111,6 +111,8 @@ class Spool:
         """Have what was written survive a power failure, for ever."""
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
+            if self._problem is not None:
+                self._look_again()
             dirty, self._dirty = self._dirty, set()
             for descriptor in dirty:
                 # A duplicate, since the file may be closed while it is synced.
@@ -139,6 +141,17 @@ class Spool:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _look_again(self) -> None:
+        """Write an empty line, which is no record: nobody else may write while requests are refused."""
+        try:
+            segment = self._writable(1)
+            segment.size += os.write(segment.descriptor, b"\n")
+        except OSError:
+            return  # it is as it was, and has been told
+        segment.is_torn = False
+        self._problem = None
+        log.info("spool_written_again")
 
     def _writable(self, more: int) -> Segment:
         active = self._active

@@ -25,6 +25,17 @@ def test_at_the_limit_the_key_that_fills_it_is_refused_and_another_is_not() -> N
         assert load.has_room_for("modest")
 
 
+def test_a_tenant_gets_no_more_by_having_many_keys() -> None:
+    load = Load(4)
+    for number in range(4):
+        load.belongs(f"key-{number}", "greedy")
+    with ExitStack() as under_way:
+        for number in range(4):
+            under_way.enter_context(load.entered(f"key-{number}"))
+        assert not load.has_room_for("key-0")
+        assert load.has_room_for("another's")
+
+
 def test_beyond_the_hard_limit_nobody_is_taken_in() -> None:
     load = Load(4)
     with ExitStack() as under_way:

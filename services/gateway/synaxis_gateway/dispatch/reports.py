@@ -56,6 +56,8 @@ class Reports:
         self._waiting: deque[_Waiting] = deque()
         self._kept: deque[tuple[float, _Waiting]] = deque()
         """What is stored, with when that was; no more of it than `capacity`."""
+        self._is_stuck = False
+        """The bus did not take what it was last given."""
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
@@ -70,6 +72,11 @@ class Reports:
         if self.is_full:
             return "call reports cannot be stored"
         return None if self._spool is None else self._spool.problem()
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether what limited tenants use could go unaccounted for: neither disk nor bus takes a report."""
+        return self._is_stuck and self._spool is not None and self._spool.problem() is not None
 
     def submit(self, report: CallReport) -> None:
         """Have `report` stored. When this returns it is in the spool.
@@ -152,6 +159,7 @@ class Reports:
             if done:
                 self._keep(one)
         self._waiting.extendleft(reversed(failed))
+        self._is_stuck = bool(failed)
         metrics.REPORTS_RETRIED.inc(len(failed))
         metrics.REPORTS_WAITING.set(len(self._waiting))
         if not self._waiting:

@@ -156,6 +156,10 @@ class OpenAIHandlers:
             raise errors.unavailable("No registry answers at the moment.") from error
         if isinstance(answer, RouteRefusal):
             raise errors.refusal(answer)
+        if answer.account is not None and self._reports.may_be_lost:
+            self._admission.leave(answer, unused=True)
+            raise errors.unavailable("What this request uses could not be accounted for at the moment.")
+        self._load.belongs(request[KEY_HASH], answer.plan.tenant_id)
         return answer
 
     async def _dispatch(self, request: web.Request, call: Call) -> web.StreamResponse:

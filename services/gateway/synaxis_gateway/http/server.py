@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 from synaxis_common.clock import Clock
 from synaxis_common.health import Health
 from synaxis_common.logging import get_logger
-from synaxis_gateway.http import middleware, openapi
+from synaxis_gateway.http import listener, middleware, openapi
 from synaxis_gateway.http.routes import POLICIES, Policy, Route, add_routes
 from synaxis_gateway.settings import GatewaySettings
 
@@ -22,7 +22,6 @@ KEEPALIVE_S = 75.0
 """Idle connections, and slow headers. aiohttp's default of 3,630 s lets nobody's connections pile up."""
 LINGER_S = 5.0
 """How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
-BACKLOG = 1024
 
 
 def build_app(
@@ -74,25 +73,25 @@ class HttpServer:
             auto_decompress=False,
             shutdown_timeout=1.0,
         )
-        self._site: web.TCPSite | None = None
+        self._listener: asyncio.Server | None = None
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        address = self._runner.addresses[0]
-        return int(address[1])
+        assert self._listener is not None
+        return int(self._listener.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
+        listener.claim_descriptors()
         await self._runner.setup()
-        self._site = web.TCPSite(
-            self._runner,
+        assert self._runner.server is not None
+        self._listener = await listener.listen(
+            self._runner.server,
             self._settings.http_host,
             self._settings.http_port,
-            backlog=BACKLOG,
-            reuse_port=self._settings.reuse_port or None,
+            reuse_port=self._settings.reuse_port,
         )
-        await self._site.start()
         log.info("listening", host=self._settings.http_host, port=self.port)
 
     def let_go(self) -> None:
@@ -101,8 +100,8 @@ class HttpServer:
 
     async def stop_accepting(self) -> None:
         """Take no new connections."""
-        if self._site is not None:
-            await self._site.stop()
+        if self._listener is not None:
+            self._listener.close()
 
     async def finish(self, timeout: float) -> bool:
         """Wait for the requests under way, at most `timeout` seconds; answers whether all are done."""
@@ -121,6 +120,7 @@ class HttpServer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        await self.stop_accepting()
         await self._runner.cleanup()
 
     async def _say_that_it_ends(self, _request: web.Request, response: web.StreamResponse) -> None:
