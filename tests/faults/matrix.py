@@ -18,6 +18,7 @@ INTEGRATION = "tests/integration"
 OTHER_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("2, 21", "every service is restarted in turn", ("tests/e2e/test_rolling_restart.py",)),
     ("16", "processes are stopped for longer than their leases", ("tests/e2e/test_chaos_short.py",)),
+    ("17", "a worker is stopped for longer than its lease", (f"{FAULTS}/test_worker_rows.py",)),
     (
         "22, 23, 24",
         "providers fail in turn; a lone one that fails",
@@ -32,6 +33,11 @@ OTHER_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "22, 23, 31",
         "providers that misbehave, are all down, cannot be reached",
         (f"{FAULTS}/test_upstream_rows.py",),
+    ),
+    (
+        "25",
+        "a provider that comes and goes, simulated",
+        ("tests/unit/registry/test_core_feedback.py",),
     ),
     (
         "26",
@@ -52,6 +58,8 @@ OTHER_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "tests/unit/registry/test_core_update.py",
         ),
     ),
+    ("32", "too few descriptors, full disks", (f"{FAULTS}/test_resource_rows.py",)),
+    ("33", "20 gateways start cold at once", (f"{FAULTS}/test_cold_start_row.py",)),
 )
 """Rows that need no fleet, and the tests that are about them."""
 _WIDTHS = (11, 62, 40, 6, 9, 5)
