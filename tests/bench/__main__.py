@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+from tests.bench.bench_failover import bench_failover
 from tests.bench.bench_sharing import bench_sharing
 from tests.bench.upstream import MODEL
 from tests.support.registry import eventually
@@ -171,6 +172,7 @@ def main() -> None:
     bench_routing()
     asyncio.run(bench_whole_path())
     asyncio.run(bench_sharing())
+    asyncio.run(bench_failover())
 
 
 if __name__ == "__main__":
