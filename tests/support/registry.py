@@ -259,7 +259,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], what: str, within_s: 
 
 @asynccontextmanager
 async def running_registries(
-    nats_url: str, database_url: str, count: int = 1, confirm_after_s: float = 0.2
+    nats_url: str, database_url: str, count: int = 1, confirm_after_s: float = 0.2, **others: Any
 ) -> AsyncIterator[Rig]:
     """Start `count` registries on one bus and database."""
     settings = RegistrySettings(
@@ -268,6 +268,7 @@ async def running_registries(
         admin_key=SecretStr(ADMIN_KEY),
         discovery_confirm_after=timedelta(seconds=confirm_after_s),
         allow_private_providers=True,
+        **others,
     )
     async with AsyncExitStack() as stack:
 

@@ -23,6 +23,7 @@ _SECRET_OF = {
     "SYNAXIS_DATABASE_URL": {"registry"},
     "SYNAXIS_ADMIN_KEY": {"registry", "gateway"},
     "SYNAXIS_KEY_PEPPER": {"gateway"},
+    "SYNAXIS_WEBHOOK_SECRET": {"registry"},
 }
 _HOLDS_PROVIDER_KEYS = frozenset({"gateway", "discovery"})
 

@@ -22,8 +22,10 @@ from synaxis_cli.up import up as run_up
 app = typer.Typer(help="Synaxis, the model router.", no_args_is_help=True, add_completion=False)
 tenants_app = typer.Typer()
 letters_app = typer.Typer()
+webhooks_app = typer.Typer()
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(letters_app, name="dead-letters")
+app.add_typer(webhooks_app, name="webhooks")
 
 DataDir = Annotated[
     Path,
@@ -173,6 +175,95 @@ def delete_letter(
 def _list_letters(data_dir: Path) -> None:
     for row in _all(data_dir, "/dead-letters"):
         typer.echo(f"{row['id']:8} {row['at'][:19]} {row['subject']:32} {row['size']:8} B  {row['reason']}")
+
+
+@webhooks_app.callback(invoke_without_command=True)
+def webhooks(context: typer.Context, data_dir: DataDir = DEFAULT_DIRECTORY) -> None:
+    """Addresses that get events: list them, add one, see what became of deliveries, make them once more."""
+    context.obj = data_dir
+    if context.invoked_subcommand is None:
+        _list_webhooks(data_dir)
+
+
+@webhooks_app.command("list")
+def list_webhooks(context: typer.Context, data_dir: OwnDataDir = None) -> None:
+    """All of them, with how many deliveries wait or were given up."""
+    _list_webhooks(data_dir or context.obj)
+
+
+@webhooks_app.command("add")
+def add_webhook(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(help="Where events go, by POST.")],
+    event: Annotated[list[str] | None, typer.Option(help="A type, or the beginning of some.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Only events of this provider.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only events of this model.")] = None,
+    private: Annotated[bool, typer.Option(help="It is at a private address.")] = False,
+    data_dir: OwnDataDir = None,
+) -> None:
+    """Add one. Its secret is shown this once."""
+    body = {
+        "url": url,
+        "events": event or [],
+        "providers": provider or [],
+        "models": model or [],
+        "allow_private": private,
+    }
+    made = _ask(data_dir or context.obj, "POST", "/webhooks", body)
+    typer.echo(f"{made['id']}\nsecret {made['secret']}")
+
+
+@webhooks_app.command("delete")
+def delete_webhook(context: typer.Context, webhook: str, data_dir: OwnDataDir = None) -> None:
+    """Remove one, with what was still to be delivered."""
+    _ask(data_dir or context.obj, "DELETE", f"/webhooks/{webhook}")
+    typer.echo(f"{webhook} is gone")
+
+
+@webhooks_app.command("deliveries")
+def list_deliveries(
+    context: typer.Context,
+    webhook: str,
+    status: Annotated[str | None, typer.Option(help="pending, delivered or failed.")] = None,
+    data_dir: OwnDataDir = None,
+) -> None:
+    """What has become of its deliveries, the newest first."""
+    query = "" if status is None else f"?{urlencode({'status': status})}"
+    for row in _all(data_dir or context.obj, f"/webhooks/{webhook}/deliveries{query}"):
+        typer.echo(
+            f"{row['id']:8} {row['created_at'][:19]} {row['type']:24} {row['status']:10} "
+            f"{row['attempts']:3} attempts  {row['last_error'] or ''}"
+        )
+
+
+@webhooks_app.command("replay")
+def replay_webhook(
+    context: typer.Context,
+    webhook: str,
+    delivery: Annotated[int | None, typer.Option(help="Only this one.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="All since this time, such as 2026-11-23T10:00:00Z.")
+    ] = None,
+    data_dir: OwnDataDir = None,
+) -> None:
+    """Make deliveries once more: one of them, or all since a time."""
+    if (delivery is None) == (since is None):
+        raise typer.BadParameter("say either --delivery or --since")
+    path = (
+        f"/webhooks/{webhook}/replay"
+        if delivery is None
+        else f"/webhooks/{webhook}/deliveries/{delivery}/replay"
+    )
+    done = _ask(data_dir or context.obj, "POST", path, {"since": since} if delivery is None else None)
+    typer.echo(f"{done['replayed']} to be delivered again")
+
+
+def _list_webhooks(data_dir: Path) -> None:
+    for row in _all(data_dir, "/webhooks"):
+        state = "on" if row["enabled"] else f"off: {row['off_reason']}"
+        typer.echo(
+            f"{row['id']} {row['pending']:6} waiting {row['failed']:6} given up  {row['url']}  {state}"
+        )
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import os
 import signal
 import socket
@@ -132,6 +134,8 @@ class Up:
         defaults = {
             "SYNAXIS_ADMIN_KEY": kept.admin_key,
             "SYNAXIS_KEY_PEPPER": kept.key_pepper,
+            "SYNAXIS_WEBHOOK_SECRET": _webhook_secret(kept),
+            "SYNAXIS_WEBHOOK_ALLOW_PRIVATE": "true",
             "SYNAXIS_ALLOW_PRIVATE_PROVIDERS": "true",
             "SYNAXIS_LOG_LEVEL": "WARNING",
             "SYNAXIS_SPOOL_DIR": str(self._directory.path / "spool"),
@@ -254,3 +258,8 @@ def up(options: Options) -> int:
         print(f"synaxis: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _webhook_secret(kept: Kept) -> str:
+    """From what is kept already, so that a directory of an older release needs nothing more."""
+    return hmac.new(kept.key_pepper.encode(), b"webhooks", hashlib.sha256).hexdigest()

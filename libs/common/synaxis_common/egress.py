@@ -7,6 +7,7 @@ to that very address, so that a second answer of the name server cannot change i
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from aiohttp.resolver import ThreadedResolver
 
 DNS_CACHE_S = 60
 CONNECT_TIMEOUT_S = 3.0
+RESOLVE_TIMEOUT_S = 5.0
 KEEPALIVE_S = 75.0
 
 
@@ -75,6 +77,20 @@ def check_url(url: str, *, allow_private: bool) -> None:
             raise ForbiddenAddress(f"{host} is not a public name") from None
     else:
         check_address(host, allow_private=allow_private)
+
+
+async def check_resolved(url: str, *, allow_private: bool) -> None:
+    """`check_url`, and the addresses behind the name as they are now. Raises ForbiddenAddress."""
+    check_url(url, allow_private=allow_private)
+    host = urlsplit(url).hostname
+    assert host is not None
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError) as error:
+        raise ForbiddenAddress(f"{host} cannot be resolved") from error
+    for *_, address in found:
+        check_address(str(address[0]), allow_private=allow_private)
 
 
 class _CheckedResolver(AbstractResolver):

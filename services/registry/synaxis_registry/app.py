@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from synaxis_common import subjects
 from synaxis_common.bus import BusUnavailable
+from synaxis_common.clock import Clock
 from synaxis_common.consumer import (
     BatchConsumer,
     ConsumerSpec,
@@ -26,6 +27,7 @@ from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
 from synaxis_registry.answering import Answering
 from synaxis_registry.chores import Chores
+from synaxis_registry.delivering import Delivering
 from synaxis_registry.handlers.admin import AdminVerbs
 from synaxis_registry.handlers.catalog import CatalogHandlers
 from synaxis_registry.handlers.discovery import DiscoveryHandlers
@@ -76,7 +78,8 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     health.add("snapshot", snapshot.problem)
     await snapshot.refresh()
     resolving = Resolving()
-    outbox = Outbox(database, bus)
+    delivering = _delivering(database, clock, settings)
+    outbox = Outbox(database, bus, lambda: None if delivering is None else delivering.wake.set())
     chores = Chores(database, bus, snapshot, clock)
     routing = RoutingHandlers(database, snapshot, clock)
     leases = LeaseHandlers(database)
@@ -107,6 +110,8 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("snapshot", snapshot.run)
     tasks.start("notices", lambda: database.listen(NOTICES, on_notice))
     tasks.start("outbox", outbox.run)
+    if delivering is not None:
+        tasks.start("webhooks", delivering.run)
     tasks.start("polls", chores.ask_for_polls)
     tasks.start("lapse", chores.lapse)
     tasks.start("tidy", chores.tidy)
@@ -134,6 +139,13 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
         await bus.stop_answering()
         await tasks.stop()
         await database.close()
+
+
+def _delivering(database: Database, clock: Clock, settings: RegistrySettings) -> Delivering | None:
+    if settings.webhook_secret is None:
+        return None
+    root = settings.webhook_secret.get_secret_value()
+    return Delivering(database, clock, root, allow_private=settings.webhook_allow_private)
 
 
 def _verb(admin: AdminVerbs, name: str) -> Callable[[NatsMessage], Awaitable[AdminReply]]:

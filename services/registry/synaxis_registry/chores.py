@@ -23,7 +23,7 @@ from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.handlers.admin import dead_letters
 from synaxis_registry.snapshot import Snapshot
-from synaxis_registry.store import catalog, ledger
+from synaxis_registry.store import catalog, ledger, webhooks
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 
 log = get_logger(__name__)
@@ -130,6 +130,7 @@ class Chores:
         while True:
             try:
                 await self._database.run(ledger.forget)
+                await self._database.run(webhooks.forget)
                 await self._database.run(dead_letters.measure)
             except DatabaseUnavailable as error:
                 log.warning("not_tidied", error=str(error))

@@ -22,7 +22,7 @@ order of their commits, for each provider.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -45,7 +45,7 @@ from synaxis_common.logging import get_logger
 from synaxis_registry import availability_bucket as bucket
 from synaxis_registry.availability_bucket import Published
 from synaxis_registry.publishing import AWAY, Head, Outgoing, Overtaken, append, head
-from synaxis_registry.store import queries
+from synaxis_registry.store import queries, webhooks
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 
 log = get_logger(__name__)
@@ -72,8 +72,11 @@ _DATA: dict[str, type[ModelChange] | type[ProviderChange] | type[BudgetChange]] 
 class Outbox:
     """Drains the outbox table into the stream and the bucket."""
 
-    def __init__(self, database: Database, bus: Bus) -> None:
-        self._database, self._bus = database, bus
+    def __init__(
+        self, database: Database, bus: Bus, on_deliveries: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_deliveries` is called when there are events for webhooks, perhaps before they are committed."""
+        self._database, self._bus, self.on_deliveries = database, bus, on_deliveries
         self.wake = asyncio.Event()
         self._is_unsure = True
         """The bus may have lost what it had: look even if there is nothing to publish."""
@@ -139,6 +142,9 @@ class Outbox:
         if before or published:
             states = [*bucket.after_events([*before, *published]), bucket.cursor(end, events_head.created)]
             last = (await append(jetstream, bucket.STREAM, last, states))[-1]
+        told = [cloud_event(row) for row in rows]
+        if await webhooks.enqueue(connection, [(event_subject(event), event) for event in told]):
+            self.on_deliveries()
         await connection.execute(SQL["delete"], [row["id"] for row in rows])
         await connection.execute(SQL["save_cursor"], events_head.created, end, bucket_head.created, last)
         self._is_unsure = False

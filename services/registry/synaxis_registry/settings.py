@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from synaxis_common import key_variables
 from synaxis_common.settings import ServiceSettings
 
+LEAST_SECRET = 16
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
@@ -34,7 +35,7 @@ class RegistrySettings(ServiceSettings):
         description="Where Postgres (15 to 18) is: `postgresql://user:password@host/name`.",
     )
     database_pool: int = Field(
-        default=10, ge=2, description="Connections to Postgres a registry keeps at most."
+        default=20, ge=2, description="Connections to Postgres a registry keeps at most."
     )
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="The key of the admin API, with which its messages are proved."
@@ -47,6 +48,14 @@ class RegistrySettings(ServiceSettings):
     allow_private_providers: bool = Field(
         default=False, description="Whether operators may put providers at private and loopback addresses."
     )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret from which those of the webhooks follow, the same for all registries; without it "
+        "there are no webhooks.",
+    )
+    webhook_allow_private: bool = Field(
+        default=False, description="Whether webhooks may be at private and loopback addresses."
+    )
     key_variables: str = Field(
         default="",
         description="Names of variables, beside those of models.dev, that `api_key_env` may name; by commas.",
@@ -57,6 +66,13 @@ class RegistrySettings(ServiceSettings):
     def _not_empty(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().strip():
             raise ValueError("must be set and not empty")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < LEAST_SECRET:
+            raise ValueError(f"must have at least {LEAST_SECRET} characters")
         return value
 
     @field_validator("key_variables")

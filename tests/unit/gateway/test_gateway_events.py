@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from synaxis_common import subjects
 from synaxis_common.contracts.events import EventType
 from synaxis_common.contracts.routing import ModelsPage, ModelsRequest, RefusalCode
+from synaxis_common.wanted import ALL_SUBJECTS, MAX_SUBJECTS, NoSuchEvent, wanted
 from synaxis_gateway.events.hub import Hub
 from synaxis_gateway.events.stream import Bounds, EventStream, Piece, ReadingLost, StoredEvent
 from synaxis_gateway.events.tenants import by_registry
-from synaxis_gateway.events.wanted import ALL_SUBJECTS, MAX_SUBJECTS, NoSuchEvent, wanted
 from synaxis_gateway.http.errors import ApiError
 from synaxis_gateway.routing import Registry
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from synaxis_common.contracts.base import Identifier, Message, Text
+from synaxis_common.contracts.base import Identifier, Message, Moment, Text
 from synaxis_common.contracts.routing import Needs, Preferences
 from synaxis_common.money import Usd
 
@@ -167,6 +167,40 @@ class RouteAsk(AdminBody):
     preferences: Preferences = Preferences()
 
 
+Filters = Annotated[tuple[Text, ...], Field(max_length=100)]
+Url = Annotated[Text, StringConstraints(max_length=2_000)]
+
+
+class WebhookCreate(AdminBody):
+    """An address that is to get events. Empty filters take any."""
+
+    url: Url
+    """Without a query or a password: no secret may be in it, what is sent is signed."""
+    events: Filters = ()
+    """Types such as `model.available`, or beginnings of some, such as `model`."""
+    providers: Filters = ()
+    models: Filters = ()
+    allow_private: bool = False
+    """Whether it may be at a private address; registries must allow that too."""
+
+
+class WebhookPatch(AdminBody):
+    """What changes of a webhook; what is missing stays."""
+
+    url: Url | None = None
+    events: Filters | None = None
+    providers: Filters | None = None
+    models: Filters | None = None
+    allow_private: bool | None = None
+    enabled: bool | None = None
+
+
+class WebhookReplay(AdminBody):
+    """Which deliveries are to be made once more."""
+
+    since: Moment
+
+
 class AdminStatus(StrEnum):
     """How an admin verb ended."""
 
@@ -275,6 +309,32 @@ ADMIN_ROUTES: tuple[AdminRoute, ...] = (
         "POST", "/dead-letters/{id}/replay", "dead-letter.replay", summary="Send one to its subject again"
     ),
     AdminRoute("DELETE", "/dead-letters/{id}", "dead-letter.delete", summary="Throw one away"),
+    AdminRoute("GET", "/webhooks", "webhook.list", summary="Addresses that get events"),
+    AdminRoute(
+        "POST", "/webhooks", "webhook.create", WebhookCreate, "Add one; its secret is shown this once"
+    ),
+    AdminRoute("GET", "/webhooks/{webhook}", "webhook.get", summary="One webhook"),
+    AdminRoute("PATCH", "/webhooks/{webhook}", "webhook.patch", WebhookPatch, "Change one, or switch it"),
+    AdminRoute("DELETE", "/webhooks/{webhook}", "webhook.delete", summary="Remove one"),
+    AdminRoute(
+        "POST", "/webhooks/{webhook}/rotate", "webhook.rotate", summary="A new secret, shown this once"
+    ),
+    AdminRoute(
+        "GET", "/webhooks/{webhook}/deliveries", "webhook.deliveries", summary="Its deliveries, newest first"
+    ),
+    AdminRoute(
+        "POST",
+        "/webhooks/{webhook}/deliveries/{delivery}/replay",
+        "webhook.replay-one",
+        summary="Make a delivery once more",
+    ),
+    AdminRoute(
+        "POST",
+        "/webhooks/{webhook}/replay",
+        "webhook.replay",
+        WebhookReplay,
+        "Make all deliveries since a moment once more",
+    ),
     AdminRoute("GET", "/jobs", "job.list", summary="The jobs and their last runs"),
     AdminRoute("POST", "/jobs/{job}/run", "job.run", summary="Run a job now"),
     AdminRoute("GET", "/jobs/{job}/runs", "job.runs", summary="A job's runs, newest first"),

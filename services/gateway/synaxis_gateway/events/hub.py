@@ -11,8 +11,8 @@ from collections import deque
 from typing import Final
 
 from synaxis_common.logging import get_logger
+from synaxis_common.wanted import ALL_SUBJECTS
 from synaxis_gateway.events.stream import Bounds, EventStream, Piece, ReadingLost, StoredEvent
-from synaxis_gateway.events.wanted import ALL_SUBJECTS
 
 log = get_logger(__name__)
 

@@ -24,10 +24,10 @@ from prometheus_client import Counter, Gauge
 
 from synaxis_common.bus import BusUnavailable
 from synaxis_common.logging import get_logger
+from synaxis_common.wanted import NoSuchEvent, Wanted, wanted
 from synaxis_gateway.events.hub import Hub
 from synaxis_gateway.events.stream import EventStream, ReadingLost, StoredEvent
 from synaxis_gateway.events.tenants import TenantOf
-from synaxis_gateway.events.wanted import NoSuchEvent, Wanted, wanted
 from synaxis_gateway.http import errors
 from synaxis_gateway.http.middleware import KEY_HASH
 from synaxis_gateway.http.routes import Policy, Route

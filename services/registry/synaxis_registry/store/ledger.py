@@ -141,9 +141,11 @@ async def note_health(connection: Connection, attempts: Sequence[AttemptReport],
     if not by_key:
         return
     keys = sorted(by_key)  # in one order everywhere, so that concurrent batches never deadlock
-    names = _columns(keys)
-    await connection.execute(SQL["begin_health"], *names, HEALTH.write(health.HealthState()))
+    names = _columns(keys, 2)
     rows = await connection.fetch(SQL["health_for_update"], *names)
+    if len(rows) < len(keys):
+        await connection.execute(SQL["begin_health"], *names, HEALTH.write(health.HealthState()))
+        rows = await connection.fetch(SQL["health_for_update"], *names)
     buckets = await _buckets(connection, names, RECENT.oldest(now), DAY.begin(now))
     states: list[tuple[str, str, str]] = []
     windows: list[tuple[Any, ...]] = []
@@ -154,23 +156,25 @@ async def note_health(connection: Connection, attempts: Sequence[AttemptReport],
         if found.state != before:
             states.append((*key, HEALTH.write(found.state)))
         windows += [(*key, *_window(one)) for one in found.buckets]
-    if states:
-        await connection.execute(SQL["save_health"], *_columns(states), now + health.SETTLE_AFTER)
-    if windows:
-        await connection.execute(SQL["save_windows"], *_columns(windows))
-    await _add_outcomes(connection, attempts, now)
+    await connection.execute(
+        SQL["save_measured"],
+        *_columns(states, 3),
+        now + health.SETTLE_AFTER,
+        *_columns(windows, 9),
+        *_columns(_outcomes(attempts), 3),
+        feedback.bucket_of(now),
+    )
 
 
-async def _add_outcomes(connection: Connection, attempts: Sequence[AttemptReport], now: datetime) -> None:
+def _outcomes(attempts: Sequence[AttemptReport]) -> list[tuple[str, int, int]]:
+    """By provider: how many of its attempts count, and how many of these failed."""
     requests: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     for attempt in attempts:
         if (found := health.measured(attempt)) is not None:
             requests[attempt.provider_id] += 1
             failures[attempt.provider_id] += found.failed
-    if requests:
-        counts = _columns([(name, requests[name], failures[name]) for name in sorted(requests)])
-        await connection.execute(SQL["add_outcomes"], *counts, feedback.bucket_of(now))
+    return [(name, requests[name], failures[name]) for name in sorted(requests)]
 
 
 async def outcomes(connection: Connection, provider_id: str, since: datetime) -> list[Outcomes]:
@@ -189,14 +193,14 @@ async def settle_health(connection: Connection, now: datetime) -> int:
     rows = await connection.fetch(SQL["unsettled_health"], now, SETTLED_AT_MOST)
     if not rows:
         return 0
-    names = _columns([(row["provider_id"], row["provider_model_id"]) for row in rows])
+    names = _columns([(row["provider_id"], row["provider_model_id"]) for row in rows], 2)
     buckets = await _buckets(connection, names, RECENT.oldest(now), DAY.oldest(now))
     saved = []
     for row in rows:
         key = (row["provider_id"], row["provider_model_id"])
         state, again_at = health.settled(HEALTH.read(row["state"]), buckets.get(key, ()), now)
         saved.append((*key, HEALTH.write(state), again_at))
-    await connection.execute(SQL["settle_health"], *_columns(saved))
+    await connection.execute(SQL["settle_health"], *_columns(saved, 4))
     return len(saved)
 
 
@@ -224,9 +228,9 @@ def _window(one: Bucket) -> tuple[Any, ...]:
     return (span_s, one.since, one.requests, one.failures, one.ttft, one.total, one.speed)
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """Rows as Postgres' `unnest` takes them."""
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Rows of so many values as Postgres' `unnest` takes them."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from synaxis_registry.handlers.admin import (
     route,
     tenants,
     usage,
+    webhooks,
 )
 from synaxis_registry.handlers.admin.verb import Ask, Refused, Surroundings, Verb, invalid
 from synaxis_registry.resolving import Resolving
@@ -71,6 +72,15 @@ VERBS: Final[dict[str, Verb]] = {
     "dead-letter.list": dead_letters.list_all,
     "dead-letter.replay": dead_letters.replay,
     "dead-letter.delete": dead_letters.delete,
+    "webhook.list": webhooks.list_all,
+    "webhook.create": webhooks.create,
+    "webhook.get": webhooks.get,
+    "webhook.patch": webhooks.patch,
+    "webhook.delete": webhooks.delete,
+    "webhook.rotate": webhooks.rotate,
+    "webhook.deliveries": webhooks.deliveries,
+    "webhook.replay-one": webhooks.replay_one,
+    "webhook.replay": webhooks.replay_since,
     "job.list": jobs.list_all,
     "job.run": jobs.run,
     "job.runs": jobs.runs,
@@ -78,9 +88,11 @@ VERBS: Final[dict[str, Verb]] = {
 }
 
 _ROUTES: Final = {one.verb: one for one in ADMIN_ROUTES}
-_WRITES: Final = frozenset(one.verb for one in ADMIN_ROUTES if one.method != "GET") - {
-    "route", "job.run", "dead-letter.replay", "dead-letter.delete",
-}  # fmt: skip
+_WRITES: Final = frozenset(
+    one.verb
+    for one in ADMIN_ROUTES
+    if one.method != "GET" and not one.verb.startswith(("dead-letter.", "webhook."))
+) - {"route", "job.run"}
 """These may change what the snapshot shows."""
 
 _PARAMETER: Final = re.compile(r"\{(\w+)")

@@ -41,10 +41,26 @@ SELECT provider_id, provider_model_id, state FROM endpoint_health
 WHERE (provider_id, provider_model_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 ORDER BY provider_id, provider_model_id FOR UPDATE
 
--- name: save_health
-UPDATE endpoint_health h SET state = k.state::jsonb, settles_at = least(h.settles_at, $4::timestamptz)
-FROM unnest($1::text[], $2::text[], $3::text[]) k (provider_id, provider_model_id, state)
-WHERE h.provider_id = k.provider_id AND h.provider_model_id = k.provider_model_id
+-- name: save_measured
+-- All that a batch of attempts changes, in one round trip. The rows of `endpoint_health` are locked, so nobody else
+-- writes their windows.
+WITH states AS (
+    UPDATE endpoint_health h SET state = k.state::jsonb, settles_at = least(h.settles_at, $4::timestamptz)
+    FROM unnest($1::text[], $2::text[], $3::text[]) k (provider_id, provider_model_id, state)
+    WHERE h.provider_id = k.provider_id AND h.provider_model_id = k.provider_model_id
+), windows AS (
+    INSERT INTO endpoint_window
+    SELECT * FROM unnest($5::text[], $6::text[], $7::integer[], $8::timestamptz[], $9::bigint[], $10::bigint[],
+                         $11::bytea[], $12::bytea[], $13::bytea[])
+    ON CONFLICT (provider_id, provider_model_id, span_s, since) DO UPDATE SET
+        requests = excluded.requests, failures = excluded.failures,
+        ttft = excluded.ttft, total = excluded.total, speed = excluded.speed
+)
+INSERT INTO provider_outcome AS o (provider_id, since, requests, failures)
+SELECT provider_id, $17, requests, failures
+FROM unnest($14::text[], $15::bigint[], $16::bigint[]) k (provider_id, requests, failures) ORDER BY provider_id
+ON CONFLICT (provider_id, since)
+DO UPDATE SET requests = o.requests + excluded.requests, failures = o.failures + excluded.failures
 
 -- name: unsettled_health
 -- Who settles waits for nobody, so that it is in no deadlock with those who report.
@@ -61,25 +77,9 @@ SELECT w.* FROM unnest($1::text[], $2::text[]) k (provider_id, provider_model_id
 JOIN endpoint_window w USING (provider_id, provider_model_id)
 WHERE (w.span_s = 60 AND w.since >= $3) OR (w.span_s = 3600 AND w.since >= $4)
 
--- name: save_windows
--- The row of `endpoint_health` is locked, so nobody else writes these.
-INSERT INTO endpoint_window
-SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[], $5::bigint[], $6::bigint[],
-                     $7::bytea[], $8::bytea[], $9::bytea[])
-ON CONFLICT (provider_id, provider_model_id, span_s, since) DO UPDATE SET
-    requests = excluded.requests, failures = excluded.failures,
-    ttft = excluded.ttft, total = excluded.total, speed = excluded.speed
-
 -- name: forget_windows
 DELETE FROM endpoint_window
 WHERE since < clock_timestamp() - CASE span_s WHEN 60 THEN interval '10 minutes' ELSE interval '26 hours' END
-
--- name: add_outcomes
-INSERT INTO provider_outcome AS o (provider_id, since, requests, failures)
-SELECT provider_id, $4, requests, failures
-FROM unnest($1::text[], $2::bigint[], $3::bigint[]) k (provider_id, requests, failures) ORDER BY provider_id
-ON CONFLICT (provider_id, since)
-DO UPDATE SET requests = o.requests + excluded.requests, failures = o.failures + excluded.failures
 
 -- name: outcomes
 SELECT since, requests, failures FROM provider_outcome WHERE provider_id = $1 AND since >= $2 ORDER BY since
