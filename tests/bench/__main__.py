@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+from tests.bench.bench_events import bench_events
 from tests.bench.bench_failover import bench_failover
 from tests.bench.bench_sharing import bench_sharing
 from tests.bench.upstream import MODEL
@@ -173,6 +174,7 @@ def main() -> None:
     asyncio.run(bench_whole_path())
     asyncio.run(bench_sharing())
     asyncio.run(bench_failover())
+    asyncio.run(bench_events())
 
 
 if __name__ == "__main__":

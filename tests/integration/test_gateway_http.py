@@ -297,11 +297,13 @@ async def test_every_line_of_the_admin_table_is_served_with_proof(rig: Rig) -> N
         "tenant.create": {"id": "acme", "name": "Acme"},
         "key.create": {"name": "k"},
         "limit.put": {"allowed_rpm": 5},
+        "webhook.create": {"url": "https://receiver.example/hook"},
+        "webhook.replay": {"since": "2026-11-23T10:00:00Z"},
         "route": {"model": "m"},
     }
     for line in ADMIN_ROUTES:
         path = "/admin/v1" + (line.path.replace("{provider_model_id:.+}", "a/b").replace("{model:.+}", "*"))
-        for place in ("provider", "model", "tenant", "key_id", "job", "id"):
+        for place in ("provider", "model", "tenant", "key_id", "job", "id", "webhook", "delivery"):
             path = path.replace(f"{{{place}}}", f"my-{place}")
         status, _, _ = await send(rig, line.method, path, ADMIN, json=bodies.get(line.verb))
         assert status == 200, f"{line.method} {path}"

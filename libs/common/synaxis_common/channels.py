@@ -12,7 +12,7 @@ from synaxis_common import subjects
 from synaxis_common.contracts.admin import ADMIN_ROUTES, AdminReply, AdminRequest
 from synaxis_common.contracts.base import Message
 from synaxis_common.contracts.catalog import CatalogComplete, CatalogMetadata, CatalogProvider
-from synaxis_common.contracts.events import CloudEvent
+from synaxis_common.contracts.events import CURSOR_KEY, Availability, AvailabilityCursor, CloudEvent
 from synaxis_common.contracts.health import Sightings
 from synaxis_common.contracts.jobs import ClaimReply, JobClaim, JobFinish, JobHeartbeat, JobWake, LeaseReply
 from synaxis_common.contracts.leases import (
@@ -37,12 +37,14 @@ from synaxis_common.contracts.routing import (
     RouteRequest,
 )
 from synaxis_common.contracts.usage import CallReport
+from synaxis_common.examples import examples_of
 
 VERSION = "1.0.0"
 """Of the contracts. Its first number changes only with the `v1` in the subjects."""
 
 
 REPLY = ".reply"
+BUCKET = f"$KV.{subjects.BUCKET_AVAILABILITY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,22 @@ CHANNELS: tuple[Channel, ...] = (
         "Availability events, CloudEvents 1.0: `model.<event>.<provider>.<global model id>`, "
         "`provider.<event>.<provider>`, `tenant.budget.<event>.<tenant>`, each part as one token.",
     ),
+    Channel(
+        f"{BUCKET}.*.*",
+        "jetstream",
+        "registry",
+        "everyone",
+        Availability,
+        "The key-value bucket of the present states, by provider and provider model, each as one token.",
+    ),
+    Channel(
+        f"{BUCKET}.{CURSOR_KEY}",
+        "jetstream",
+        "registry",
+        "everyone",
+        AvailabilityCursor,
+        "How far the bucket is complete: where in the stream of events to go on from.",
+    ),
     *(
         Channel(
             subjects.admin(route.verb),
@@ -262,7 +280,7 @@ def asyncapi_document() -> dict[str, Any]:
         version=VERSION,
         description="The messages between the services of Synaxis, and the events for everyone else.",
     ).to_specification()
-    return _with_replies(cast("dict[str, Any]", document.to_jsonable()))
+    return _with_examples(_with_replies(cast("dict[str, Any]", document.to_jsonable())))
 
 
 def _with_replies(document: dict[str, Any]) -> dict[str, Any]:
@@ -287,3 +305,19 @@ def _with_replies(document: dict[str, Any]) -> dict[str, Any]:
             "messages": answering["messages"],
         }
     return document
+
+
+def _with_examples(document: dict[str, Any]) -> dict[str, Any]:
+    """Show of every message what it may look like."""
+    kinds = {kind.__name__: kind for channel in CHANNELS for kind in (channel.message, channel.reply) if kind}
+    for message in document["components"]["messages"].values():
+        name = message["payload"]["$ref"].rsplit("/", 1)[-1]
+        message["examples"] = [
+            {"name": _called(example), "payload": example.model_dump(mode="json")}
+            for example in examples_of(kinds[name])
+        ]
+    return document
+
+
+def _called(example: Message) -> str:
+    return example.type.value if isinstance(example, CloudEvent) else type(example).__name__
