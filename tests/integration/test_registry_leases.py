@@ -13,6 +13,7 @@ import pytest
 from tests.support.registry import MODEL, Rig, eventually, report, running_registries
 
 from synaxis_common import ids, subjects
+from synaxis_common.contracts.events import BudgetChange
 from synaxis_common.contracts.leases import (
     LEASE_TTL_S,
     GatewayAlive,
@@ -289,6 +290,18 @@ async def test_a_budget_tells_of_each_threshold_once(rig: Rig) -> None:
         "tenant.budget.threshold.acme",
         "tenant.budget.exhausted.acme",
     ]
+    changes = [event.data for event in await rig.read_events() if isinstance(event.data, BudgetChange)]
+    told_of = [
+        (one.before.threshold_percent, one.after.threshold_percent)
+        for one in changes
+        if one.before and one.after
+    ]
+    assert told_of == [(0, 50), (50, 80), (80, 95), (95, 100)]
+    assert all(one.cause.kind == "usage" for one in changes)
+    for one in changes:
+        assert one.before is not None
+        assert one.after is not None
+        assert Decimal(one.before.spent_usd) < Decimal(one.after.spent_usd) == Decimal(one.spent_usd)
 
 
 async def test_gateways_are_told_of_what_makes_their_plans_wrong(rig: Rig) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from nats.js.api import RawStreamMsg
 from pydantic import SecretStr
 
 from synaxis_common import ids, subjects
@@ -30,6 +31,7 @@ from synaxis_common.contracts.catalog import (
     Prices,
     SeenProvider,
 )
+from synaxis_common.contracts.events import CloudEvent
 from synaxis_common.contracts.leases import LeaseAsk, LeaseDraw, LeaseReturn, LeaseReturned
 from synaxis_common.contracts.observation import (
     ObservedModel,
@@ -202,10 +204,17 @@ class Rig:
 
     async def events(self) -> list[str]:
         """The subjects of all events so far, in order, without their common beginning."""
+        found = await self._stream()
+        return [(message.subject or "").removeprefix(f"{subjects.EVENTS}.") for message in found]
+
+    async def read_events(self) -> list[CloudEvent]:
+        """All events so far, in order."""
+        return [CloudEvent.model_validate_json(message.data or b"") for message in await self._stream()]
+
+    async def _stream(self) -> list[RawStreamMsg]:
         jetstream = self.bus.jetstream
         last = (await jetstream.stream_info(subjects.STREAM_EVENTS)).state.last_seq
-        found = [await jetstream.get_msg(subjects.STREAM_EVENTS, seq) for seq in range(1, last + 1)]
-        return [(message.subject or "").removeprefix(f"{subjects.EVENTS}.") for message in found]
+        return [await jetstream.get_msg(subjects.STREAM_EVENTS, seq) for seq in range(1, last + 1)]
 
 
 def report(

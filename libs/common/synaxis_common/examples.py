@@ -24,6 +24,7 @@ from synaxis_common.contracts.events import (
     Availability,
     AvailabilityCursor,
     BudgetChange,
+    BudgetState,
     Cause,
     CloudEvent,
     EventType,
@@ -142,7 +143,13 @@ _FEEDBACK: Final = Cause(
     kind="feedback", id="failing-provider", detail="22 of 24 requests failed within 300 s"
 )
 _BUDGET: Final = BudgetChange(
-    tenant_id="acme", global_model_id="*", spent_usd="80.12", budget_usd="100", threshold_percent=80
+    tenant_id="acme",
+    global_model_id="*",
+    spent_usd="80.12",
+    budget_usd="100",
+    threshold_percent=80,
+    before=BudgetState(spent_usd="79.98", threshold_percent=50),
+    after=BudgetState(spent_usd="80.12", threshold_percent=80),
 )
 
 _EVENTS: Final = (
@@ -178,7 +185,14 @@ _EVENTS: Final = (
     _event(
         9,
         EventType.BUDGET_EXHAUSTED,
-        _BUDGET.model_copy(update={"spent_usd": "100", "threshold_percent": 100}),
+        _BUDGET.model_copy(
+            update={
+                "spent_usd": "100",
+                "threshold_percent": 100,
+                "before": BudgetState(spent_usd="99.99", threshold_percent=95),
+                "after": BudgetState(spent_usd="100", threshold_percent=100),
+            }
+        ),
     ),
 )
 

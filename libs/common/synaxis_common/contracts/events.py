@@ -26,7 +26,7 @@ class EventType(StrEnum):
 class Cause(Message):
     """What made the change."""
 
-    kind: Literal["poll", "sync", "operator", "feedback", "key"]
+    kind: Literal["poll", "sync", "operator", "feedback", "key", "usage"]
     id: Text | None = None
     """The poll, the sync run, or the request that brought it."""
     detail: Text | None = None
@@ -84,6 +84,14 @@ class ProviderChange(Message):
     cause: Cause
 
 
+class BudgetState(Message):
+    """What is spent of a budget before or after a change."""
+
+    spent_usd: Text
+    threshold_percent: int
+    """The highest threshold that has been told of; 0: none."""
+
+
 class BudgetChange(Message):
     """The data of every `tenant.budget.*` event."""
 
@@ -95,6 +103,9 @@ class BudgetChange(Message):
     spent_usd: Text
     budget_usd: Text
     threshold_percent: int
+    before: BudgetState | None = None
+    after: BudgetState | None = None
+    cause: Cause = Cause(kind="usage")
 
 
 class CloudEvent(Message):
