@@ -19,6 +19,7 @@ from synaxis_cli.embedded.postgres import PostgresServer
 from synaxis_common import ids, subjects
 from synaxis_common.contracts.catalog import Prices
 from synaxis_common.contracts.observation import ObservedModel, PollOutcome, ProviderObservation
+from synaxis_common.service import look_for_cycles_seldom
 from synaxis_discovery.poll import encoded
 
 POLLS = 200
@@ -86,6 +87,7 @@ async def settle_in(rig: Rig, models: int) -> None:
 
 async def bench_events() -> None:
     """One registry, one plain subscriber of the subject."""
+    look_for_cycles_seldom()  # as services do
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         folder.chmod(0o755)

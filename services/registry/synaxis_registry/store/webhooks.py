@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -39,22 +39,24 @@ class Shown:
     failed: int
 
 
-async def enqueue(connection: Connection, events: Sequence[tuple[str, CloudEvent]]) -> int:
-    """Have each event delivered, once, to every webhook that wants it. `events` come with their subjects.
+async def enqueue(
+    connection: Connection, events: Iterable[CloudEvent], subject_of: Callable[[CloudEvent], str]
+) -> int:
+    """Have each event delivered, once, to every webhook that wants it.
 
     Answers how many deliveries that makes, if none of them was made before.
     """
-    if not events:
-        return 0
     wants = [
-        (webhook.id, wanted)
+        (webhook.id, webhook.wanted())
         for row in await connection.fetch(SQL["all"])
         if (webhook := _webhook(row)).enabled
-        for wanted in (webhook.wanted(),)
     ]
+    if not wants:
+        return 0
     rows = [
         (webhook_id, UUID(event.id), event.type.value, event.to_bytes().decode())
-        for subject, event in events
+        for event in events
+        for subject in (subject_of(event),)
         for webhook_id, wanted in wants
         if wanted.takes(subject)
     ]
