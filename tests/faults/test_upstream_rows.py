@@ -32,6 +32,15 @@ async def _hangs(_writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
+async def _closes_without_a_word(_writer: asyncio.StreamWriter) -> None:
+    """What `misbehaving` does at the end of every conversation is all of it."""
+
+
+async def _closes_in_the_headers(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Mo")
+    await writer.drain()
+
+
 async def _resets_in_the_headers(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-")
     await writer.drain()
@@ -206,6 +215,9 @@ def text_of(events: list[str]) -> str:
 
 
 BEFORE_CONTENT = {
+    "before the status line": _closes_without_a_word,
+    "in the headers": _closes_in_the_headers,
+    "in the headers, by a reset": _resets_in_the_headers,
     "after the headers": streaming(),
     "after the headers, by a reset": streaming(then="reset"),
     "in the first event": streaming(b'data: {"id": "c", "cho'),
