@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import resource
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nats
 import pytest
 import pytest_asyncio
@@ -22,6 +25,7 @@ from tests.support.system import System
 from tests.support.upstream import FakeProvider
 
 from synaxis_cli.client import Answer
+from synaxis_cli.ports import free_port
 from synaxis_common import subjects
 from synaxis_common.contracts.leases import PlansStale
 from synaxis_gateway.http.listener import PATIENCE_S
@@ -30,6 +34,12 @@ MODEL = "talker-2-mini"
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 FEW = 256
 IDLE = 200
+MANY = 600
+"""More than there are descriptors for, so that not even a connection that is refused can be accepted."""
+NOT_FLUSHED = 120
+"""What Python ends with when all has gone well but that its standard error takes nothing."""
+MOST_CPU = 0.5
+"""Of a core, while nothing is asked: a gateway that tries to accept again and again takes all of it."""
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
 
@@ -59,6 +69,12 @@ def gateway_of(system: System) -> int:
         if b"synaxis_gateway" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     ]
     return found
+
+
+def cpu_s(pid: int) -> float:
+    """What it has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def chat(system: System) -> Answer:
@@ -93,6 +109,34 @@ async def test_a_gateway_with_too_few_descriptors_refuses_connections_and_answer
     resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
+async def test_a_gateway_without_a_descriptor_left_neither_dies_nor_spins_and_is_well_afterwards(
+    system: System,
+) -> None:
+    pid = gateway_of(system)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW, before[1]))
+    host, port = system.url.removeprefix("http://").split(":")
+    try:
+        async with AsyncExitStack() as stack:
+            for _, writer in await asyncio.gather(
+                *(asyncio.open_connection(host, int(port)) for _ in range(MANY))
+            ):
+                stack.callback(writer.close)
+            begun, used = time.monotonic(), cpu_s(pid)
+            await asyncio.sleep(4 * PATIENCE_S)
+            share = (cpu_s(pid) - used) / (time.monotonic() - begun)
+        assert share < MOST_CPU
+
+        async def is_well() -> bool:
+            return (await chat(system)).status == 200
+
+        await eventually(is_well, "clients are served with no more descriptors than before", 20 * PATIENCE_S)
+        assert (await system.http("GET", "/healthz", key=None)).status == 200
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert gateway_of(system) == pid, "it has not died of it"
+
+
 async def test_a_full_disk_under_logs_and_spool_costs_no_request_and_no_report(system: System) -> None:
     pid = gateway_of(system)
     booked = await requests_booked(system)
@@ -116,6 +160,46 @@ async def test_a_full_disk_under_logs_and_spool_costs_no_request_and_no_report(s
 
     await eventually(all_are_booked, "every request is in the ledger, once")
     assert gateway_of(system) == pid
+
+
+async def test_a_gateway_whose_log_nobody_takes_serves_and_stops_as_ever(fresh_nats_url: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "synaxis_gateway"),
+        env={
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            "SYNAXIS_NATS_URL": fresh_nats_url,
+            "SYNAXIS_HTTP_HOST": "127.0.0.1",
+            "SYNAXIS_HTTP_PORT": str(port),
+            "SYNAXIS_ADMIN_KEY": "admin",
+            "SYNAXIS_KEY_PEPPER": "pepper",
+            "SYNAXIS_LOG_LEVEL": "DEBUG",
+        },
+        stderr=writing,
+    )
+    os.close(writing)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+
+            async def is_alive() -> bool:
+                try:
+                    async with session.get("/healthz") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientConnectionError:
+                    return False
+
+            await eventually(is_alive, "the gateway has started", within_s=30)
+            async with session.post("/v1/chat/completions", json=ASK) as answer:
+                assert answer.status == 401
+            assert await is_alive()
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) in (0, NOT_FLUSHED)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_when_neither_disk_nor_bus_takes_reports_limited_tenants_are_refused(
