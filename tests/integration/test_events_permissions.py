@@ -306,12 +306,18 @@ async def test_a_gateway_serves_events_with_its_own_user(
             assert [frame.id for frame in await take(frames, 5)] == [1, 2, 3, 4, 5]
 
 
+async def test_a_registry_may_send_again_what_was_set_aside(server: RestrictedNatsServer) -> None:
+    async with client_of(server, "registry") as client:
+        for subject in (subjects.USAGE, subjects.catalog_provider("p"), subjects.observation("p")):
+            assert not await is_refused(client, subject), subject
+
+
 async def test_no_service_may_do_what_is_anothers(server: RestrictedNatsServer) -> None:
     refused = {
         "gateway": [subjects.model_event("available", "p", "m"), subjects.catalog_provider("p")],
         "sync": [subjects.USAGE, subjects.ROUTE, subjects.admin("x"), subjects.observation("p")],
         "discovery": [subjects.USAGE, subjects.ROUTE, subjects.admin("x"), subjects.catalog_provider("p")],
-        "registry": [subjects.USAGE, subjects.catalog_provider("p"), "$JS.API.STREAM.DELETE.SYNAXIS_EVENTS"],
+        "registry": [subjects.ROUTE, subjects.SIGHTINGS, "$JS.API.STREAM.DELETE.SYNAXIS_EVENTS"],
     }
     for user, own in refused.items():
         async with client_of(server, user) as client:
