@@ -16,6 +16,8 @@ from synaxis_registry.core.effective import effective_provider
 from synaxis_registry.core.feedback import (
     APART,
     AT_LEAST,
+    DEAD_AFTER,
+    DEAD_FOR,
     PROVEN_AFTER,
     QUIET_AFTER,
     RELAPSE,
@@ -96,6 +98,38 @@ def test_a_provider_that_fails_most_requests_is_suspended_and_the_event_has_the_
     assert said.after is not None
     assert (said.before.is_on, said.after.is_on) == (True, False)
     assert world.is_last()
+
+
+def test_one_that_has_died_is_suspended_within_a_minute_though_it_was_busy_before() -> None:
+    """With one trial every six seconds, as circuits let through."""
+    world = World()
+    world.ask(failing=False, times=10_000)
+    for trial in range(12):
+        world.now += 6
+        world.ask(failing=True)
+        world.judge()
+        if world.told:
+            break
+        assert trial < 10, "it is still not suspended"
+    ((at, kind, said),) = world.told
+    assert kind is EventType.PROVIDER_DISABLED
+    assert said.failures is not None
+    assert said.failures.failures == said.failures.requests >= DEAD_AFTER
+    assert said.failures.window_s == 60
+    assert at >= DEAD_FOR.total_seconds(), "a moment of failures is no death"
+
+
+def test_a_moment_of_failures_suspends_nobody_who_was_well() -> None:
+    world = World()
+    world.ask(failing=False, times=10_000)
+    world.now += 61
+    world.ask(failing=True, times=50)
+    world.judge()
+    world.now += 45
+    world.ask(failing=False)
+    world.ask(failing=True, times=10)
+    world.judge()
+    assert world.kinds() == []
 
 
 def test_it_stands_last_for_a_few_seconds_and_is_on_probation_then() -> None:

@@ -9,7 +9,7 @@ out for good: a model that has no other candidate is still tried there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -26,6 +26,11 @@ AT_LEAST: Final = 20
 """Attempts in the window, below which a share says nothing."""
 TOO_OFTEN: Final = 0.5
 """Share of failures that suspends."""
+DEAD_WINDOW: Final = timedelta(seconds=60)
+DEAD_FOR: Final = timedelta(seconds=30)
+DEAD_AFTER: Final = 8
+"""So many failures, spread over so long, and nothing else in a minute suspend too. While circuits are open
+there is one trial in eight seconds or so: the share of a window that began well would tell after minutes."""
 WELL: Final = 0.2
 """Share of failures at which a suspension may end: too far from `TOO_OFTEN` for chance to cross both."""
 REST: Final = timedelta(seconds=5)
@@ -61,7 +66,7 @@ def feedback(record: ProviderRecord, outcomes: Iterable[Outcomes], now: datetime
     if not provider_state(record).is_on:
         return NO_RESULT if before is None else ProviderUpdate(replace(record, suspension=None))
     if before is None:
-        return _suspended(record, _since(outcomes, max(now - WINDOW, record.proven_at or now - WINDOW)), now)
+        return _suspended(record, tuple(outcomes), now)
     if now < before.until:
         return NO_RESULT
     count = _since(outcomes, max(before.until, now - WINDOW))
@@ -75,11 +80,16 @@ def feedback(record: ProviderRecord, outcomes: Iterable[Outcomes], now: datetime
     return NO_RESULT
 
 
-def _suspended(record: ProviderRecord, count: FailureCount, now: datetime) -> ProviderUpdate:
-    if count.requests < AT_LEAST or count.failures < TOO_OFTEN * count.requests:
-        return NO_RESULT
+def _suspended(record: ProviderRecord, outcomes: Sequence[Outcomes], now: datetime) -> ProviderUpdate:
     if record.suspended_at is not None and now - record.suspended_at < APART:
         return NO_RESULT
+    proven_at = record.proven_at or now - WINDOW
+    count = _since(outcomes, max(now - WINDOW, proven_at))
+    if count.requests < AT_LEAST or count.failures < TOO_OFTEN * count.requests:
+        count = _since(outcomes, max(now - DEAD_WINDOW, proven_at), DEAD_WINDOW)
+        has_lasted = any(now - DEAD_WINDOW <= one.since <= now - DEAD_FOR for one in outcomes if one.failures)
+        if count.failures < DEAD_AFTER or count.failures < count.requests or not has_lasted:
+            return NO_RESULT
     suspension = Suspension(now, now + REST, count.requests, count.failures)
     polled_at = now if record.discover else None
     after = replace(record, suspension=suspension, suspended_at=now, next_poll_at=polled_at)
@@ -108,10 +118,10 @@ def _event(kind: EventType, record: ProviderRecord, count: FailureCount) -> Even
     )
 
 
-def _since(outcomes: Iterable[Outcomes], begin: datetime) -> FailureCount:
+def _since(outcomes: Iterable[Outcomes], begin: datetime, window: timedelta = WINDOW) -> FailureCount:
     found = [one for one in outcomes if one.since >= begin]
     return FailureCount(
         requests=sum(one.requests for one in found),
         failures=sum(one.failures for one in found),
-        window_s=int(WINDOW.total_seconds()),
+        window_s=int(window.total_seconds()),
     )
