@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,23 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook as Verifier
 from tests.support.registry import MODEL, Rig, eventually, running_registries
 
+from synaxis_common.contracts.events import CloudEvent as AnEvent
+from synaxis_common.examples import EXAMPLES
+from synaxis_registry.core.webhooks import DeliveryStatus
+from synaxis_registry.core.webhooks import Webhook as Hook
+from synaxis_registry.outbox import event_subject
+from synaxis_registry.store import webhooks as stored
+from synaxis_registry.store.database import Database
+from synaxis_registry.store.migrate import migrate
+
 ROOT = "the one secret of the tests"
+LEASE_S = 0.5
+OVER: dict[str, Any] = {
+    "status": DeliveryStatus.DELIVERED,
+    "next_at": datetime(2026, 11, 23, tzinfo=UTC),
+    "http_status": 200,
+    "error": None,
+}
 SETTINGS: dict[str, Any] = {"webhook_secret": SecretStr(ROOT), "webhook_allow_private": True}
 
 
@@ -270,3 +287,35 @@ async def test_without_a_secret_or_leave_there_are_no_such_webhooks(
         assert (await strict.admin("webhook.create", public)).status == "created"
         reply = await strict.admin("webhook.create", {**public, "allow_private": True})
         assert (reply.status, reply.field) == ("invalid", "allow_private")
+
+
+async def test_a_delivery_that_a_registry_takes_to_its_grave_is_made_by_another(
+    fresh_database_url: str,
+) -> None:
+    database = Database(fresh_database_url, 4)
+    await database.connect()
+    await migrate(database)
+    event = next(one for one in EXAMPLES if isinstance(one, AnEvent))
+
+    async def claimed() -> list[stored.Claimed]:
+        return await database.run(lambda connection: stored.claim(connection, [], 4, LEASE_S))
+
+    async def is_pending() -> bool:
+        rows = await database.run(lambda connection: stored.deliveries(connection, "hook", None, None, 9))
+        return [row["status"] for row in rows] == ["pending"]
+
+    try:
+        await database.run(partial(stored.save, webhook=Hook("hook", PUBLIC)))
+        for _ in range(2):
+            await database.run(lambda connection: stored.enqueue(connection, [event], event_subject))
+        (dead,) = await claimed()
+        assert await claimed() == [], "it is in somebody's hands"
+        await asyncio.sleep(LEASE_S)
+        (living,) = await claimed()
+        assert (dead.attempts, living.attempts) == (1, 2)
+        await database.run(partial(stored.settle, **OVER, claimed=dead))
+        assert await is_pending(), "what is heard too late says nothing of the attempt that goes on"
+        await database.run(partial(stored.settle, **OVER, claimed=living))
+        assert not await is_pending()
+    finally:
+        await database.close()
