@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
 
@@ -29,6 +30,7 @@ from synaxis_registry.core.feedback import (
     feedback,
 )
 from synaxis_registry.core.records import ProviderRecord
+from synaxis_registry.outbox import cloud_event
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR_S = 3_600
@@ -63,8 +65,10 @@ class World:
         )
         self.record = update.record or self.record
         for event in update.events:
-            assert isinstance(event.data, ProviderChange)
-            self.told.append((self.now, event.type, event.data))
+            row = {"id": 1, "event_id": UUID(int=1), "at": self.moment, "type": event.type.value}
+            published = cloud_event({**row, "data": event.data.model_dump_json()}).data
+            assert isinstance(published, ProviderChange)
+            self.told.append((self.now, event.type, published))
 
     def is_last(self) -> bool:
         until = effective_provider(self.record).suspended_until

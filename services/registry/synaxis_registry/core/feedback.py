@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from synaxis_common.contracts.events import Cause, EventType, FailureCount, ProviderChange, ProviderState
+from synaxis_common.contracts.events import Cause, EventType, FailureCount, ProviderChange
 from synaxis_registry.core.changes import Event, ProviderUpdate
 from synaxis_registry.core.judgement import NO_RESULT
 from synaxis_registry.core.records import ProviderRecord, Suspension
@@ -103,15 +103,11 @@ def _over(record: ProviderRecord, count: FailureCount, now: datetime) -> Provide
 
 def _event(kind: EventType, record: ProviderRecord, count: FailureCount) -> Event:
     said = f"{count.failures} of {count.requests} requests failed within {count.window_s} s"
-    suspended, well = ProviderState(is_on=False, reason=RULE), ProviderState(is_on=True)
-    before, after = (well, suspended) if kind is EventType.PROVIDER_DISABLED else (suspended, well)
     return Event(
         kind,
         ProviderChange(
             provider_id=record.provider_id,
             reason=said,
-            before=before,
-            after=after,
             failures=count,
             cause=Cause(kind="feedback", id=RULE, detail=said),
         ),
