@@ -166,6 +166,14 @@ class Chores:
         return found
 
     async def _judge(self, provider_id: str) -> None:
+        """Apply the rule; under the lock, which reads all models, only when something follows."""
+        known, now = self._snapshot.providers.get(provider_id), self._clock.now()
+        seen = await self._database.call(
+            partial(ledger.outcomes, provider_id=provider_id, since=now - WINDOW)
+        )
+        if known is None or feedback(known, seen, now) == NO_RESULT:
+            return
+
         async def judged(connection: Connection) -> ProviderUpdate:
             now = self._clock.now()
             outcomes = await ledger.outcomes(connection, provider_id, now - WINDOW)
