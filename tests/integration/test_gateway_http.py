@@ -417,11 +417,11 @@ async def test_no_secret_and_no_content_reaches_the_log(
         await reader.readline()
         writer.close()
         await writer.wait_closed()
-        out, err = capfd.readouterr()
-        written = caplog.text + out + err
-        assert "request" in written, "the requests are logged"
-        for secret in ("canary", rig.tenant_key, ADMIN_KEY, PEPPER):
-            assert secret not in written
+    out, err = capfd.readouterr()
+    written = caplog.text + out + err
+    assert "request" in written, "the requests are logged"
+    for secret in ("canary", rig.tenant_key, ADMIN_KEY, PEPPER):
+        assert secret not in written
 
 
 async def test_gateways_may_share_a_port(nats_url: str, provider: FakeProvider) -> None:

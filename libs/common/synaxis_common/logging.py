@@ -6,7 +6,9 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -19,6 +21,9 @@ _SECRETS = re.compile(
     """
 )
 REDACTED = "[redacted]"
+
+REQUEST_ID: ContextVar[UUID | None] = ContextVar("request_id", default=None)
+"""Of the request that is being answered; every record of the log that is written meanwhile names it."""
 
 NOISY_LOGGERS = (
     "aiohttp.server",
@@ -43,6 +48,15 @@ def _scrub_event(_logger: object, _method: str, event: MutableMapping[str, Any])
     return event
 
 
+def _add_request_id(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        event["request_id"] = str(request_id)
+    return event
+
+
 class _MessageOnly(logging.Filter):
     """Lets a library's record pass without its traceback and arguments beyond the scrubbed message."""
 
@@ -64,7 +78,7 @@ def configure_logging(service: str, level: str) -> None:
         return event
 
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

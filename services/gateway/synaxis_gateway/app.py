@@ -31,7 +31,9 @@ from synaxis_gateway.events.stream import EventStream
 from synaxis_gateway.events.tenants import by_registry
 from synaxis_gateway.http.admin import AdminHandlers
 from synaxis_gateway.http.asyncapi import AsyncApiHandlers
+from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.events import EventsHandlers
+from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.models import ModelsHandlers
 from synaxis_gateway.http.openai import OpenAIHandlers
 from synaxis_gateway.http.server import HttpServer, build_app
@@ -76,13 +78,16 @@ async def serving(
         *AdminHandlers(settings, runtime.bus, runtime.clock).routes(),
         *AsyncApiHandlers().routes(),
     ]
-    server = HttpServer(build_app(settings, runtime.clock, runtime.health, routes), settings)
+    keys, journal = TenantKeys(settings.key_pepper.get_secret_value()), Journal(clock)
+    app = build_app(settings, clock, runtime.health, routes, keys, journal)
+    server = HttpServer(app, settings, openai.hot(), keys, journal, clock)
     runtime.health.add("call_reports", reports.problem)
     runtime.bus.on_reconnect(reports.send_again)
     tasks.start("call_reports", reports.run)
     tasks.start("spool_adoption", reports.adopt)
     if spool is not None:
         tasks.start("spool_sync", spool.sync)
+    tasks.start("journal", journal.run)
     tasks.start("events", hub.run)
     tasks.start("lease_returns", returns.run)
     tasks.start("lease_sweep", lambda: _sweep(admission, provider_limits))
@@ -109,6 +114,7 @@ async def serving(
         await returns.flush(FLUSH_RESERVE_S / 4)
         if spool is not None:
             spool.close()
+        journal.flush()
 
 
 async def _listen(runtime: Runtime, admission: Admission) -> None:

@@ -19,6 +19,7 @@ from synaxis_common.contracts.leases import (
 from synaxis_common.contracts.routing import (
     ModelsPage,
     ModelsRequest,
+    Preferences,
     RoutePlan,
     RouteRefusal,
     RouteReply,
@@ -52,8 +53,8 @@ class Registry:
             request_id=ids.uuid7(),
             key_hash=shape.key_hash,
             model=shape.model,
-            needs=shape.needs,
-            preferences=shape.preferences,
+            needs=shape.measures.needs(),
+            preferences=shape.preferences or Preferences(),
             deadline_s=self._timeout_s,
             sent_at=self._clock.now().timestamp(),
             lease=lease,

@@ -22,7 +22,9 @@ from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.retry_budget import CAP, CONCURRENT_FLOOR, RetryBudget
 from synaxis_gateway.http import errors, routes
 from synaxis_gateway.http.admin import AdminHandlers
+from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.errors import ApiError
+from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.middleware import authorize
 from synaxis_gateway.http.models import ModelsHandlers
 from synaxis_gateway.http.openai import OpenAIHandlers
@@ -55,7 +57,7 @@ async def app() -> web.Application:
         *ModelsHandlers(registry).routes(),
         *AdminHandlers(settings(), bus, clock).routes(),
     ]
-    return build_app(settings(), clock, Health(), own)
+    return build_app(settings(), clock, Health(), own, TenantKeys("pepper"), Journal(clock))
 
 
 def candidate(name: str, **changes: object) -> Candidate:

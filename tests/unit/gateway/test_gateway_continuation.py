@@ -203,7 +203,7 @@ def test_what_the_client_sent_stays_byte_for_byte() -> None:
 def test_what_was_said_counts_against_the_bound_of_the_answer_and_as_input() -> None:
     found = asked(VLLM, max_tokens=100, max_completion_tokens=50)
     assert (body(found)["max_tokens"], body(found)["max_completion_tokens"]) == (94, 44)
-    assert found.ask.needs.input_tokens == ask().needs.input_tokens + 6
+    assert found.ask.measures.input_tokens == ask().measures.input_tokens + 6
 
 
 def test_white_space_at_the_end_is_held_back_where_it_is_not_taken() -> None:

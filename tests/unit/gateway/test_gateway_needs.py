@@ -26,7 +26,7 @@ from synaxis_gateway.wire.openai_request import (
 def needs(endpoint: Endpoint = "chat", **fields: Any) -> Needs:
     subject = {"chat": {"messages": [{"role": "user", "content": ""}]}}.get(endpoint, {})
     body = json.dumps({"model": "m", **subject, **fields}, ensure_ascii=False).encode()
-    return openai_request.parse(body, endpoint).needs
+    return openai_request.parse(body, endpoint).measures.needs()
 
 
 def said(*parts: Any, **fields: Any) -> Needs:

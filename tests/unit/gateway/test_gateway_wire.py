@@ -96,10 +96,10 @@ def test_a_stream_always_asks_the_provider_for_its_usage(options: bytes, sent: A
 
 
 def test_text_counts_by_its_bytes_and_images_by_a_constant() -> None:
-    text = openai_request.parse(ASK.replace(b"hi", b"x" * 400) + b"}", "chat").needs.input_tokens
+    text = openai_request.parse(ASK.replace(b"hi", b"x" * 400) + b"}", "chat").measures.input_tokens
     assert text == 100 + openai_request.TOKENS_PER_MESSAGE
     prompts = openai_request.parse(b'{"model":"m","input":["abcd","efgh",[1,2,3]]}', "embeddings")
-    assert prompts.needs.input_tokens == 5
+    assert prompts.measures.input_tokens == 5
 
 
 STREAM = (

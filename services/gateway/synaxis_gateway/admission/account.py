@@ -43,6 +43,8 @@ class Lease:
     permits: int
     tokens: int
     usd: Decimal
+    last_draw: LeaseDraw | None = None
+    """Requests of one shape all draw the same: it is made once."""
 
     @classmethod
     def granted(cls, permit: Permit, tenant_id: str | None, asked_at: float) -> Lease:
@@ -60,6 +62,14 @@ class Lease:
     def is_used_up(self) -> bool:
         """Whether there is nothing left to give back."""
         return not (self.permits or self.tokens or self.usd)
+
+    def drawn(self, tokens: int, usd: Decimal) -> LeaseDraw:
+        """What a request that takes so much has drawn."""
+        last = self.last_draw
+        if last is None or last.tokens != tokens or last.usd != usd:
+            last = LeaseDraw(lease_id=self.lease_id, permits=1, tokens=tokens, usd=usd)
+            self.last_draw = last
+        return last
 
     def rest(self) -> LeaseReturn:
         """What was not used."""
@@ -94,7 +104,7 @@ class Account:
                 lease.permits -= 1
                 lease.tokens -= tokens
                 lease.usd -= usd
-                return LeaseDraw(lease_id=lease.lease_id, permits=1, tokens=tokens, usd=usd)
+                return lease.drawn(tokens, usd)
         return None
 
     def draw_money(self, now: float, usd: Decimal) -> LeaseDraw | None:
@@ -117,7 +127,10 @@ class Account:
 
     def ends_at(self, draw: LeaseDraw) -> float:
         """Until when what was drawn may be used."""
-        return next((lease.ends_at for lease in self._leases if lease.lease_id == draw.lease_id), -math.inf)
+        for lease in self._leases:
+            if lease.lease_id == draw.lease_id:
+                return lease.ends_at
+        return -math.inf
 
     def take_over(self, now: float) -> list[LeaseReturn]:
         """Remove the leases that have ended; answers what of them was not used."""

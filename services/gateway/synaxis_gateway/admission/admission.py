@@ -11,7 +11,7 @@ from synaxis_common import ids
 from synaxis_common.bus import BusUnavailable
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.leases import LeaseAsk, LeaseDraw, LeaseReturn, PlansStale
-from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RoutePlan, RouteRefusal
+from synaxis_common.contracts.routing import Needs, RefusalCode, RoutePlan, RouteRefusal
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.account import Account, Lease
@@ -35,6 +35,7 @@ AWAY_PATIENCE_S: Final = 0.5
 
 _ABOUT_LIMITS: Final = frozenset({RefusalCode.RATE_LIMIT_EXCEEDED, RefusalCode.INSUFFICIENT_QUOTA})
 _NOTHING: Final = Decimal(0)
+_HELD: Final = metrics.ADMISSIONS.labels("held")
 
 
 @dataclass(slots=True)
@@ -44,9 +45,13 @@ class Admitted:
     plan: RoutePlan
     shape: Shape
     account: Account | None
+    needs: Needs
+    """Of its shape: what its attempts are covered for."""
     ends_at: float
     """On the monotonic clock: until when it may be sent to a first candidate."""
-    rate_limits: RateLimitView
+    permits_left: int = 0
+    """In the leases of this gateway, besides what the plan says is left."""
+    tokens_left: int = 0
     draws: list[LeaseDraw] = field(default_factory=list)
     slot_scopes: tuple[str, ...] = ()
 
@@ -103,7 +108,7 @@ class Admission:
                 held.account.arrived(now)
             admitted = self._admit_from(held, now)
             if admitted is not None:
-                metrics.ADMISSIONS.labels("held").inc()
+                _HELD.inc()
                 return admitted
         refused = self._refused.get(shape)
         if refused is not None and now < refused[0]:
@@ -191,7 +196,7 @@ class Admission:
                 return None
             if not held.is_fresh(now):
                 self._renew(held)
-            return Admitted(held.plan, held.shape, None, FOREVER, held.plan.rate_limits)
+            return Admitted(held.plan, held.shape, None, held.needs, FOREVER)
         if not held.is_usable(now):
             return None
         draw = account.draw(now, held.tokens_each, held.usd_each)
@@ -206,8 +211,10 @@ class Admission:
             held.plan,
             held.shape,
             account,
+            held.needs,
             account.ends_at(draw),
-            _view(held.plan.rate_limits, account, now),
+            account.permits_left(now),
+            account.tokens_left(now),
             [draw],
             held.slot_scopes,
         )
@@ -327,7 +334,7 @@ class Admission:
         """Hold a plan and its lease. `keep`: the plan of before goes on, only the money was asked for."""
         permit = plan.permit
         if permit is None:
-            self._plans.put(Held(shape, plan, asked_at, None))
+            self._plans.put(Held(shape, plan, asked_at, None, shape.measures.needs()))
             return
         models = frozenset(candidate.global_model_id for candidate in plan.candidates)
         account = self._plans.account(shape.key_hash, models)
@@ -344,6 +351,7 @@ class Admission:
                 plan,
                 asked_at,
                 account,
+                shape.measures.needs(),
                 permit.usd_each,
                 permit.tokens_each,
                 # Without permits no slots were spoken of: they are as before.
@@ -352,14 +360,3 @@ class Admission:
                 else before.slot_scopes,
             )
         )
-
-
-def _view(told: RateLimitView, account: Account, now: float) -> RateLimitView:
-    """What is left for the tenant as far as this gateway knows: outside of its leases, and in them."""
-    requests, tokens = told.remaining_requests, told.remaining_tokens
-    return told.model_copy(
-        update={
-            "remaining_requests": None if requests is None else requests + account.permits_left(now),
-            "remaining_tokens": None if tokens is None else tokens + account.tokens_left(now),
-        }
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from synaxis_common.contracts.routing import RoutePlan
+from synaxis_common.contracts.routing import Needs, RoutePlan
 from synaxis_gateway.admission.account import Account
 from synaxis_gateway.admission.shape import Shape
 
@@ -31,6 +31,8 @@ class Held:
     asked_at: float
     account: Account | None
     """None: the tenant has no limits on this."""
+    needs: Needs
+    """What the plan is for: the needs of its shape."""
     usd_each: Decimal = Decimal(0)
     tokens_each: int = 0
     slot_scopes: tuple[str, ...] = ()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from synaxis_common.contracts.routing import Needs, Preferences
-from synaxis_gateway.wire.openai_request import OpenAIRequest
+from synaxis_common.contracts.routing import Preferences
+from synaxis_gateway.wire.openai_request import Measures, OpenAIRequest
 
 STEPS_PER_OCTAVE: Final = 4
 """Sizes are rounded up to one of so many steps between a power of two and the next, by a quarter at most: a
 plan is ranked by cost, and its money reserved, for the rounded size."""
 
 _EXACT_UP_TO: Final = 8
+_NO_PARAMETERS: Final[frozenset[str]] = frozenset()
 
 
 class Shape(NamedTuple):
@@ -19,27 +20,22 @@ class Shape(NamedTuple):
 
     key_hash: str
     model: str
-    needs: Needs
+    measures: Measures
     """Rounded up, so that whoever can serve these can serve the request itself."""
-    preferences: Preferences
+    preferences: Preferences | None
 
 
 def shape_of(ask: OpenAIRequest, key_hash: str) -> Shape:
     """The shape of a request."""
-    needs = ask.needs
-    most = needs.max_output_tokens
-    return Shape(
-        key_hash,
-        ask.model,
-        needs.model_copy(
-            update={
-                "input_tokens": rounded_up(needs.input_tokens),
-                "max_output_tokens": None if most is None else rounded_up(most),
-                "parameters": needs.parameters if ask.preferences.require_parameters else frozenset(),
-            }
-        ),
-        ask.preferences,
+    measures, preferences = ask.measures, ask.preferences
+    most = measures.max_output_tokens
+    is_about_parameters = preferences is not None and preferences.require_parameters
+    rounded = measures._replace(
+        input_tokens=rounded_up(measures.input_tokens),
+        max_output_tokens=None if most is None else rounded_up(most),
+        parameters=measures.parameters if is_about_parameters else _NO_PARAMETERS,
     )
+    return Shape(key_hash, ask.model, rounded, preferences)
 
 
 def rounded_up(size: int) -> int:

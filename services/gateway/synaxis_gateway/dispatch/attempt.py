@@ -125,7 +125,7 @@ class Attempts:
                 if not ask.stream:
                     return await self._whole(call, attempt, answer)
                 stream = UpstreamStream(
-                    answer, attempt, call.clock, ask.needs, drop_usage=not ask.usage_asked
+                    answer, attempt, call.clock, ask.measures, drop_usage=not ask.usage_asked
                 )
                 verdict = await stream.wait_for_content()
                 if verdict is not None:
@@ -145,7 +145,7 @@ class Attempts:
             case openai_answer.WholeAnswer():
                 attempt.content_bytes = found.content_bytes
                 call.succeed(
-                    attempt, usage.read(found.usage, attempt.candidate.context_window, attempt.ask.needs)
+                    attempt, usage.read(found.usage, attempt.candidate.context_window, attempt.ask.measures)
                 )
                 return Whole(body)
             case openai_answer.EmbeddedError():

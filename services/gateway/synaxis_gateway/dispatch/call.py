@@ -196,4 +196,4 @@ class Call:
 
 
 def _estimate(attempt: Attempt) -> UsageReading:
-    return usage.estimate(attempt.ask.needs.input_tokens, attempt.content_bytes)
+    return usage.estimate(attempt.ask.measures.input_tokens, attempt.content_bytes)

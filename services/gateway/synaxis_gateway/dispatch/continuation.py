@@ -86,7 +86,7 @@ def objection(ask: OpenAIRequest) -> str | None:
     fields = ask.body.values
     if ask.endpoint != "chat" or not ask.stream:
         return "only streamed chat completions are continued"
-    if ask.needs.n > 1:
+    if ask.measures.n > 1:
         return "it has several choices"
     for name, why in _UNSUITABLE.items():
         if fields.get(name):
@@ -137,9 +137,9 @@ def request(ask: OpenAIRequest, transcript: Transcript, candidate: Candidate) ->
                 return None
             changed[name] = limit - tokens
     body = _with(ask.body, {"role": "assistant", "content": given, **how.in_message}, changed)
-    needs = ask.needs.model_copy(update={"input_tokens": ask.needs.input_tokens + tokens})
+    measures = ask.measures._replace(input_tokens=ask.measures.input_tokens + tokens)
     return Continuation(
-        ask=replace(ask, body=body, needs=needs),
+        ask=replace(ask, body=body, measures=measures),
         candidate=candidate if how.path is None else _at_path(candidate, how.path),
         may_repeat=how.may_repeat,
         held_back=text[len(given) :],

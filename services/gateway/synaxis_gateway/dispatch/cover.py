@@ -26,7 +26,7 @@ class Cover:
         """Take a permit of the limits that all tenants share at a candidate."""
         if not candidate.is_rate_limited:
             return Turn()
-        turn = await self._provider_limits.take(candidate, booked_tokens(call.admitted.shape.needs))
+        turn = await self._provider_limits.take(candidate, booked_tokens(call.admitted.needs))
         if turn.wait_s is not None:
             metrics.PROVIDER_LIMITS_SPENT.labels(candidate.provider_id).inc()
         return turn
@@ -37,9 +37,9 @@ class Cover:
         `more_input_tokens`: what the attempt is given beyond the client's request.
         """
         admitted = call.admitted
-        if not admitted.keeps_budget or not call.attempts:
+        if not call.attempts or not admitted.keeps_budget:
             return True  # the first attempt is covered by what admitted the request
-        needs = admitted.shape.needs
+        needs = admitted.needs
         billed = [
             _worst(attempt.candidate, needs, _more_input(attempt, call))
             for attempt in call.attempts
@@ -54,7 +54,7 @@ class Cover:
 
 
 def _more_input(attempt: Attempt, call: Call) -> int:
-    return attempt.ask.needs.input_tokens - call.ask.needs.input_tokens
+    return attempt.ask.measures.input_tokens - call.ask.measures.input_tokens
 
 
 def _worst(candidate: Candidate, needs: Needs, more_input_tokens: int) -> Decimal:

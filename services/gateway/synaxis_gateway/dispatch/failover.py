@@ -127,7 +127,7 @@ class Failover:
             found = continuation.request(call.ask, transcript, candidate)
             if found is None:
                 continue
-            more = found.ask.needs.input_tokens - call.ask.needs.input_tokens
+            more = found.ask.measures.input_tokens - call.ask.measures.input_tokens
             if not await self._cover.is_paid(call, candidate, more):
                 continue
             turn = await self._cover.turn(call, candidate)

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.routing import Needs
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt
@@ -18,7 +17,7 @@ from synaxis_gateway.upstream.errors import UpstreamError
 from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_stream import DONE, Meaning, Reading, StreamReader
 from synaxis_gateway.wire.sse import Event, EventSplitter, EventTooLarge, ended
-from synaxis_gateway.wire.usage import UsageReading
+from synaxis_gateway.wire.usage import Multiples, UsageReading
 
 HELD_BYTES = 1024 * 1024
 """More than this without content is no beginning of an answer."""
@@ -34,7 +33,7 @@ class UpstreamStream:
     """One stream from one provider."""
 
     def __init__(
-        self, answer: UpstreamAnswer, attempt: Attempt, clock: Clock, needs: Needs, *, drop_usage: bool
+        self, answer: UpstreamAnswer, attempt: Attempt, clock: Clock, needs: Multiples, *, drop_usage: bool
     ) -> None:
         self.answer = answer
         self._needs = needs

@@ -14,6 +14,7 @@ from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RouteRe
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.failover import Exhausted, Refused
+from synaxis_gateway.http.exchange import Answer
 
 LONGEST_RETRY_AFTER_S = 60.0
 """OpenAI's clients obey a wait of up to 60 s, and take their own, which is shorter, where it is longer."""
@@ -36,7 +37,7 @@ class ApiError(Exception):
     details: Mapping[str, Any] = field(default_factory=dict)
     """Further members of the error object."""
 
-    def response(self) -> web.Response:
+    def answer(self) -> Answer:
         """The error as an HTTP answer."""
         error = {
             "message": self.message,
@@ -45,11 +46,20 @@ class ApiError(Exception):
             "code": self.code,
             **self.details,
         }
-        return web.Response(
-            status=self.status,
-            body=msgspec.json.encode({"error": error}),
-            headers={"Content-Type": "application/json", **self.headers},
-        )
+        return Answer(self.status, msgspec.json.encode({"error": error}), dict(self.headers))
+
+    def response(self) -> web.Response:
+        """The same for aiohttp's server."""
+        return response(self.answer())
+
+
+def response(answer: Answer) -> web.Response:
+    """An answer as aiohttp's server sends it."""
+    return web.Response(
+        status=answer.status,
+        body=answer.body,
+        headers={"Content-Type": answer.content_type, **answer.headers},
+    )
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
@@ -163,31 +173,38 @@ def exhausted(attempts: Sequence[Attempt], result: Exhausted) -> ApiError:
     )
 
 
-def refused_by_provider(refused: Refused) -> web.Response:
+def refused_by_provider(refused: Refused) -> Answer:
     """A provider's answer about the client's own request: its bytes, if they have OpenAI's shape."""
     if _has_openai_shape(refused.body):
-        return web.Response(
-            status=refused.status, body=refused.body, headers={"Content-Type": "application/json"}
-        )
+        return Answer(refused.status, refused.body, {})
     text = refused.body[:2_000].decode(errors="replace").strip()
     message = "The provider refused the request" + (f": {text}" if text else ".")
-    return ApiError(refused.status, "invalid_request", message).response()
+    return ApiError(refused.status, "invalid_request", message).answer()
 
 
-def rate_limit_headers(view: RateLimitView) -> dict[str, str]:
-    """`x-ratelimit-*` under the names OpenAI gave them; nothing where there is no limit."""
+def rate_limit_headers(view: RateLimitView, more_requests: int = 0, more_tokens: int = 0) -> dict[str, str]:
+    """`x-ratelimit-*` under the names OpenAI gave them; nothing where there is no limit.
+
+    `more_requests`, `more_tokens`: what is left besides what `view` says.
+    """
     headers: dict[str, str] = {}
-    for kind, limit, remaining, reset_s in (
-        ("requests", view.limit_requests, view.remaining_requests, view.reset_requests_s),
-        ("tokens", view.limit_tokens, view.remaining_tokens, view.reset_tokens_s),
-    ):
-        if limit is not None:
-            headers[f"x-ratelimit-limit-{kind}"] = str(limit)
-        if remaining is not None:
-            headers[f"x-ratelimit-remaining-{kind}"] = str(max(remaining, 0))
-        if reset_s is not None:
-            headers[f"x-ratelimit-reset-{kind}"] = f"{max(reset_s, 0.0):.3f}".rstrip("0").rstrip(".") + "s"
+    if view.limit_requests is not None:
+        headers["x-ratelimit-limit-requests"] = str(view.limit_requests)
+    if view.remaining_requests is not None:
+        headers["x-ratelimit-remaining-requests"] = str(max(view.remaining_requests + more_requests, 0))
+    if view.reset_requests_s is not None:
+        headers["x-ratelimit-reset-requests"] = _duration(view.reset_requests_s)
+    if view.limit_tokens is not None:
+        headers["x-ratelimit-limit-tokens"] = str(view.limit_tokens)
+    if view.remaining_tokens is not None:
+        headers["x-ratelimit-remaining-tokens"] = str(max(view.remaining_tokens + more_tokens, 0))
+    if view.reset_tokens_s is not None:
+        headers["x-ratelimit-reset-tokens"] = _duration(view.reset_tokens_s)
     return headers
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(seconds, 0.0):.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _has_openai_shape(body: bytes) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 from typing import Final, cast
 
-from aiohttp import web
 from prometheus_client import Counter
 
 from synaxis_common.logging import get_logger
@@ -49,12 +49,22 @@ def room() -> int:
     return max((soft - RESERVED) // EACH, 1)
 
 
-async def listen(server: web.Server, host: str, port: int, *, reuse_port: bool) -> asyncio.Server:
-    """Listen for `server`. Raises OSError when the port is taken."""
+async def listen(
+    serve: Callable[[], asyncio.Protocol],
+    count: Callable[[], int],
+    host: str,
+    port: int,
+    *,
+    reuse_port: bool,
+) -> asyncio.Server:
+    """Listen, with `serve` for each connection; `count` answers how many there are.
+
+    Raises OSError when the port is taken.
+    """
 
     def connection() -> asyncio.Protocol:
-        if len(server.connections) < room():
-            return server()
+        if count() < room():
+            return serve()
         REFUSED.inc()
         return _Refusal()
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from synaxis_common import ids
+from synaxis_common import ids, logging
 from synaxis_common.clock import Clock
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.http import auth
+from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.errors import ApiError
+from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.routes import Policy, policy_of
 
 log = get_logger(__name__)
@@ -30,17 +31,16 @@ CLIENT_GONE_STATUS = 499
 
 _LEFT_UNREAD = frozenset({400, 401, 403, 408, 413, 415})
 """Answers that may come before the body was read: what follows on the connection is not a request."""
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
-def observe(clock: Clock) -> Middleware:
+def observe(clock: Clock, journal: Journal) -> Middleware:
     """The outermost layer: makes the request's id, turns errors into answers, counts and logs."""
 
     @web.middleware
     async def layer(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = ids.uuid7()
         request[LOG_FIELDS] = {}
-        structlog.contextvars.bind_contextvars(request_id=str(request[REQUEST_ID]))
+        logging.REQUEST_ID.set(request[REQUEST_ID])
         started = clock.monotonic()
         status = CLIENT_GONE_STATUS
         metrics.IN_FLIGHT.inc()
@@ -50,12 +50,15 @@ def observe(clock: Clock) -> Middleware:
             return response
         finally:
             metrics.IN_FLIGHT.dec()
-            _note(request, status, clock.monotonic() - started)
+            resource = request.match_info.route.resource
+            endpoint = "unmatched" if resource is None else resource.canonical
+            took = clock.monotonic() - started
+            journal.note(request.method, endpoint, status, took, request[REQUEST_ID], request[LOG_FIELDS])
 
     return layer
 
 
-def authorize(pepper: str, admin_key: str) -> Middleware:
+def authorize(keys: TenantKeys, admin_key: str) -> Middleware:
     """Denies every request whose matched route does not say who may call it."""
 
     @web.middleware
@@ -65,7 +68,7 @@ def authorize(pepper: str, admin_key: str) -> Middleware:
                 case Policy.PUBLIC:
                     pass
                 case Policy.TENANT:
-                    request[KEY_HASH] = auth.tenant_key_hash(request, pepper)
+                    request[KEY_HASH] = keys.of(request)
                 case Policy.ADMIN:
                     auth.check_admin(request, admin_key)
                 case None:
@@ -107,13 +110,3 @@ def _in_our_shape(error: web.HTTPException) -> web.Response:
             405, "method_not_allowed", f"This path takes {allowed}.", headers={"Allow": allowed}
         ).response()
     return ApiError(error.status, "invalid_request", error.reason).response()
-
-
-def _note(request: web.Request, status: int, seconds: float) -> None:
-    resource = request.match_info.route.resource
-    endpoint = "unmatched" if resource is None else resource.canonical
-    metrics.REQUESTS.labels(endpoint, str(status)).inc()
-    metrics.LATENCY.labels(endpoint).observe(seconds)
-    fields = {"endpoint": endpoint, "status": status, "latency_s": round(seconds, 4), **request[LOG_FIELDS]}
-    write = log.debug if endpoint in _QUIET else log.info
-    write("request", method=request.method, **fields)

@@ -23,8 +23,10 @@ from synaxis_gateway.dispatch.continuation import CONTINUE_HEADER
 from synaxis_gateway.dispatch.failover import Exhausted, Failover, PermitExpired, Refused
 from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.stream import StreamCut, error_event
-from synaxis_gateway.http import body, errors
-from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS, KEY_HASH, LOG_FIELDS, REQUEST_ID
+from synaxis_gateway.http import errors
+from synaxis_gateway.http.aiohttp_exchange import AiohttpExchange
+from synaxis_gateway.http.exchange import Answer, Exchange, Serve
+from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
 from synaxis_gateway.http.routes import Policy, Route
 from synaxis_gateway.http.shedding import Load
 from synaxis_gateway.settings import GatewaySettings
@@ -34,10 +36,18 @@ from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequ
 
 CLIENT_STALL_S = 60.0
 """A client that takes nothing for so long is gone, whatever its connection says."""
+BROKEN_OFF = "The provider broke off its answer; it is incomplete."
+LAST_WORDS_S = 1.0
+"""How long a client has to take the event that says that its stream ends here."""
 DRAIN_S = 0.1
 """How long the end of a provider's stream is waited for, to keep the connection for the next request."""
 ANSWER_MARGIN_S = 0.25
 """Kept back from the client's own timeout, so that it hears of ours first."""
+_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 CLIENT_TIMEOUT_HEADER = "x-stainless-read-timeout"
 """In which OpenAI's clients say how long they wait, in seconds."""
 
@@ -58,7 +68,9 @@ class OpenAIHandlers:
         reports: Reports,
         gateway_id: str,
     ) -> None:
-        self._settings = settings
+        self._max_body_bytes = settings.max_body_bytes
+        self._body_timeout_s = settings.body_timeout_s
+        self._deadline_s = settings.request_deadline_s
         self._clock = clock
         self._admission = admission
         self._gateway_id = gateway_id
@@ -76,82 +88,104 @@ class OpenAIHandlers:
             Route("POST", "/v1/embeddings", Policy.TENANT, self.embeddings, "Create embeddings"),
         ]
 
+    def hot(self) -> dict[str, Serve]:
+        """The same endpoints for the lean door."""
+        return {
+            "/v1/chat/completions": lambda exchange: self.serve(exchange, "chat"),
+            "/v1/completions": lambda exchange: self.serve(exchange, "completions"),
+            "/v1/embeddings": lambda exchange: self.serve(exchange, "embeddings"),
+        }
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
-        return await self._serve(request, "chat")
+        return await self._through_aiohttp(request, "chat")
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/completions`."""
-        return await self._serve(request, "completions")
+        return await self._through_aiohttp(request, "completions")
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/embeddings`."""
-        return await self._serve(request, "embeddings")
+        return await self._through_aiohttp(request, "embeddings")
 
-    async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        with self._load.entered(request[KEY_HASH]):
-            return await self._take(request, endpoint)
+    async def serve(self, exchange: Exchange, endpoint: Endpoint) -> Answer | None:
+        """Have a request answered, and report it. None: the answer has gone out piece by piece.
 
-    async def _take(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        Raises ApiError.
+        """
+        with self._load.entered(exchange.key_hash):
+            return await self._take(exchange, endpoint)
+
+    async def _through_aiohttp(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        exchange = AiohttpExchange(request)
+        answer = await self.serve(exchange, endpoint)
+        if answer is not None:
+            return errors.response(answer)
+        if exchange.response is None:
+            raise ConnectionResetError("the client was gone before its answer began")
+        return exchange.response
+
+    async def _take(self, exchange: Exchange, endpoint: Endpoint) -> Answer | None:
         started, started_at = self._clock.monotonic(), self._clock.now()
         if self._reports.is_full:
             raise errors.unavailable("Call reports cannot be stored at the moment.")
-        data = await body.read(request, self._settings.max_body_bytes, self._settings.body_timeout_s)
+        data = await exchange.body(self._max_body_bytes, self._body_timeout_s)
         try:
             ask = openai_request.parse(data, endpoint)
         except BadRequest as error:
             raise errors.bad_request(error.message, error.param) from error
-        request[LOG_FIELDS].update(model_asked=ask.model, stream=ask.stream)
+        exchange.notes["model_asked"] = ask.model
+        exchange.notes["stream"] = ask.stream
         call: Call | None = None
         while True:
             try:
-                admitted = await self._admit(request, ask)
+                admitted = await self._admit(exchange, ask)
             except errors.ApiError as error:
                 if call is not None:
-                    self._conclude(request, call, error.status)
+                    self._conclude(exchange, call, error.status)
                 raise
             if call is not None:
                 admitted.draws += call.admitted.draws  # of a lease that is over: the report accounts for them
             call = Call(
-                request_id=request[REQUEST_ID],
+                request_id=exchange.request_id,
                 ask=ask,
                 admitted=admitted,
                 gateway_id=self._gateway_id,
                 clock=self._clock,
                 started=started,
                 started_at=started_at,
-                deadline=started + self._patience_s(request),
-                is_hedged=_wants(request, HEDGE_HEADER, by_default=admitted.plan.hedge),
-                is_continued=_wants(request, CONTINUE_HEADER, by_default=False),
+                deadline=started + self._patience_s(exchange),
+                is_hedged=_wants(exchange, HEDGE_HEADER, by_default=admitted.plan.hedge),
+                is_continued=_wants(exchange, CONTINUE_HEADER, by_default=False),
                 attempts=[] if call is None else call.attempts,
             )
             try:
-                return await self._answer(request, call)
+                return await self._answer(exchange, call)
             except PermitExpired:
                 self._admission.leave(admitted, unused=True)
 
-    async def _answer(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, call: Call) -> Answer | None:
         """Have the request answered, and report it. Raises PermitExpired: nothing has been done yet."""
         try:
-            response = await self._dispatch(request, call)
+            answer = await self._dispatch(exchange, call)
         except PermitExpired:
             raise
         except errors.ApiError as error:
-            self._conclude(request, call, error.status)
+            self._conclude(exchange, call, error.status)
             raise
         except asyncio.CancelledError:
             call.break_off(*self._why_cancelled())
-            self._conclude(request, call, CLIENT_GONE_STATUS)
+            self._conclude(exchange, call, CLIENT_GONE_STATUS)
             raise
         except Exception:
-            self._conclude(request, call, 500)
+            self._conclude(exchange, call, 500)
             raise
-        self._conclude(request, call, response.status)
-        return response
+        self._conclude(exchange, call, 200 if answer is None else answer.status)
+        return answer
 
-    async def _admit(self, request: web.Request, ask: OpenAIRequest) -> Admitted:
+    async def _admit(self, exchange: Exchange, ask: OpenAIRequest) -> Admitted:
         try:
-            answer = await self._admission.admit(ask, request[KEY_HASH])
+            answer = await self._admission.admit(ask, exchange.key_hash)
         except BusUnavailable as error:
             raise errors.unavailable("No registry answers at the moment.") from error
         if isinstance(answer, RouteRefusal):
@@ -159,57 +193,47 @@ class OpenAIHandlers:
         if answer.account is not None and self._reports.may_be_lost:
             self._admission.leave(answer, unused=True)
             raise errors.unavailable("What this request uses could not be accounted for at the moment.")
-        self._load.belongs(request[KEY_HASH], answer.plan.tenant_id)
+        self._load.belongs(exchange.key_hash, answer.plan.tenant_id)
         return answer
 
-    async def _dispatch(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _dispatch(self, exchange: Exchange, call: Call) -> Answer | None:
         result = await self._failover.run(call)
         match result:
             case Whole():
-                return web.Response(
-                    body=result.body, headers={"Content-Type": "application/json", **_headers(call)}
-                )
+                return Answer(200, result.body, _headers(call))
             case Begun():
-                return await self._stream(request, call, result)
+                return await self._stream(exchange, call, result)
             case Refused():
-                response = errors.refused_by_provider(result)
-                response.headers.update(_headers(call))
-                return response
+                answer = errors.refused_by_provider(result)
+                answer.headers.update(_headers(call))
+                return answer
             case Exhausted():
                 error = errors.exhausted(call.attempts, result)
                 error.headers = {**error.headers, "x-synaxis-attempts": str(call.tried)}
                 raise error
 
-    async def _stream(self, request: web.Request, call: Call, begun: Begun) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-                **_headers(call),
-            }
-        )
+    async def _stream(self, exchange: Exchange, call: Call, begun: Begun) -> Answer | None:
         try:
-            is_whole = await self._pass_on(request, response, call, begun)
+            is_whole = await self._pass_on(exchange, call, begun)
         except (ConnectionError, _ClientStalled):
             call.break_off(AttemptOutcome.CLIENT_GONE, "the client is gone")
-            response.force_close()
+            exchange.cut()
         except asyncio.CancelledError:
             outcome, reason = self._why_cancelled()
             call.break_off(outcome, reason)
             if outcome is AttemptOutcome.ABANDONED:
-                self._conclude(request, call, response.status)
-                await _end_with_error(response, outcome)
+                self._conclude(exchange, call, 200)
+                await _end_with_error(exchange, outcome)
             raise
         else:
+            if not is_whole and not exchange.is_begun:
+                return errors.ApiError(502, "upstream_error", BROKEN_OFF, "upstream_error").answer()
             if not is_whole:
-                self._conclude(request, call, response.status)
-                await _end_with_error(response, AttemptOutcome.STREAM_CUT)
-        return response
+                self._conclude(exchange, call, 200)
+                await _end_with_error(exchange, AttemptOutcome.STREAM_CUT)
+        return None
 
-    async def _pass_on(
-        self, request: web.Request, response: web.StreamResponse, call: Call, begun: Begun
-    ) -> bool:
+    async def _pass_on(self, exchange: Exchange, call: Call, begun: Begun) -> bool:
         """Send the answer, continued by others where it breaks off and the client wants that.
 
         False: it stays incomplete.
@@ -218,8 +242,8 @@ class OpenAIHandlers:
         joined: Joined | None = None
         while True:
             try:
-                await self._send(request, response, call, begun, transcript, joined)
-                await response.write_eof()
+                await self._send(exchange, call, begun, transcript, joined)
+                await exchange.end()
                 await begun.stream.drain(DRAIN_S)
             except (StreamCut, TimeoutError) as error:
                 reason = str(error) if isinstance(error, StreamCut) else "took longer than a request may"
@@ -237,8 +261,7 @@ class OpenAIHandlers:
 
     async def _send(
         self,
-        request: web.Request,
-        response: web.StreamResponse,
+        exchange: Exchange,
         call: Call,
         begun: Begun,
         transcript: Transcript | None,
@@ -246,8 +269,8 @@ class OpenAIHandlers:
     ) -> None:
         """Send one provider's stream. Raises StreamCut, TimeoutError."""
         async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
-            if not response.prepared:
-                await response.prepare(request)
+            if not exchange.is_begun:
+                await exchange.begin(_STREAM_HEADERS | _headers(call))
             async for received in pieces:
                 piece = received
                 if joined is not None:
@@ -257,12 +280,11 @@ class OpenAIHandlers:
                 if begun.stream.is_over:
                     # Before the client has the last byte: a complete answer is never unknown.
                     call.succeed(call.attempts[-1], begun.stream.usage())
-                    self._conclude(request, call, response.status)
+                    self._conclude(exchange, call, 200)
                 if not piece:
                     continue
                 try:
-                    async with asyncio.timeout(CLIENT_STALL_S):
-                        await response.write(piece)
+                    await exchange.write(piece, CLIENT_STALL_S)
                 except TimeoutError as error:
                     raise _ClientStalled from error
 
@@ -271,17 +293,19 @@ class OpenAIHandlers:
             return AttemptOutcome.ABANDONED, "the gateway is stopping"
         return AttemptOutcome.CLIENT_GONE, "the client is gone"
 
-    def _patience_s(self, request: web.Request) -> float:
+    def _patience_s(self, exchange: Exchange) -> float:
         """How long the client waits: what it says, but not more than we allow."""
-        allowed = self._settings.request_deadline_s
-        said = request.headers.get(CLIENT_TIMEOUT_HEADER, "")[:20]
+        allowed = self._deadline_s
+        said = exchange.header(CLIENT_TIMEOUT_HEADER)
+        if said is None:
+            return allowed
         try:
-            wanted = float(said)
+            wanted = float(said[:20])
         except ValueError:
             return allowed
         return min(wanted - ANSWER_MARGIN_S, allowed) if wanted >= 2 * ANSWER_MARGIN_S else allowed
 
-    def _conclude(self, request: web.Request, call: Call, status: int) -> None:
+    def _conclude(self, exchange: Exchange, call: Call, status: int) -> None:
         """Report, once, and give back what was not used. Never waits: the request's task may be cancelled."""
         if call.is_concluded:
             return
@@ -291,7 +315,7 @@ class OpenAIHandlers:
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
-        request[LOG_FIELDS].update(
+        exchange.notes.update(
             tenant=call.plan.tenant_id,
             key_id=call.plan.key_id,
             model=call.plan.global_model_id,
@@ -305,25 +329,25 @@ class _ClientStalled(Exception):
     """The client takes nothing more."""
 
 
-async def _end_with_error(response: web.StreamResponse, outcome: AttemptOutcome) -> None:
+async def _end_with_error(exchange: Exchange, outcome: AttemptOutcome) -> None:
     """Say in the stream that it ends here; whether the client still hears it is its own affair."""
-    if not response.prepared:
+    if not exchange.is_begun:
         return
     message = (
         "The gateway is stopping; the answer is incomplete."
         if outcome is AttemptOutcome.ABANDONED
-        else "The provider broke off its answer; it is incomplete."
+        else BROKEN_OFF
     )
     try:
-        async with asyncio.timeout(1.0):
-            await response.write(error_event(message, outcome))
-            await response.write_eof()
+        await exchange.write(error_event(message, outcome), LAST_WORDS_S)
+        async with asyncio.timeout(LAST_WORDS_S):
+            await exchange.end()
     except (ConnectionError, TimeoutError):
-        response.force_close()
+        exchange.cut()
 
 
-def _wants(request: web.Request, header: str, *, by_default: bool) -> bool:
-    said = request.headers.get(header)
+def _wants(exchange: Exchange, header: str, *, by_default: bool) -> bool:
+    said = exchange.header(header)
     return by_default if said is None else said.strip().lower() == "true"
 
 
@@ -334,7 +358,9 @@ def _headers(call: Call) -> dict[str, str]:
         "x-synaxis-provider": quote(last.candidate.provider_id, safe="/:.@+-_"),
         "x-synaxis-model": quote(last.candidate.global_model_id, safe="/:.@+-_"),
         "x-synaxis-attempts": str(call.tried),
-        **errors.rate_limit_headers(call.admitted.rate_limits),
+        **errors.rate_limit_headers(
+            call.plan.rate_limits, call.admitted.permits_left, call.admitted.tokens_left
+        ),
     }
     if last.reading is not None and last.outcome is AttemptOutcome.OK:
         amount = cost(last.candidate.prices, last.reading.usage)

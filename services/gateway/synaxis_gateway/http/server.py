@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -13,27 +13,33 @@ from synaxis_common.clock import Clock
 from synaxis_common.health import Health
 from synaxis_common.logging import get_logger
 from synaxis_gateway.http import listener, middleware, openapi
+from synaxis_gateway.http.auth import TenantKeys
+from synaxis_gateway.http.door import KEEPALIVE_S, LINGER_S, Desk, Door
+from synaxis_gateway.http.exchange import Serve
+from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.routes import POLICIES, Policy, Route, add_routes
+from synaxis_gateway.http.under_way import UnderWay
 from synaxis_gateway.settings import GatewaySettings
 
 log = get_logger(__name__)
 
-KEEPALIVE_S = 75.0
-"""Idle connections, and slow headers. aiohttp's default of 3,630 s lets nobody's connections pile up."""
-LINGER_S = 5.0
-"""How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
+CUT_S = 2.0
+"""How long what is cut may take to clean up."""
 
 
 def build_app(
-    settings: GatewaySettings, clock: Clock, health: Health, routes: Sequence[Route]
+    settings: GatewaySettings,
+    clock: Clock,
+    health: Health,
+    routes: Sequence[Route],
+    keys: TenantKeys,
+    journal: Journal,
 ) -> web.Application:
     """The application: `routes`, the health endpoints and the description of it all."""
     app = web.Application(
         middlewares=[
-            middleware.observe(clock),
-            middleware.authorize(
-                settings.key_pepper.get_secret_value(), settings.admin_key.get_secret_value()
-            ),
+            middleware.observe(clock, journal),
+            middleware.authorize(keys, settings.admin_key.get_secret_value()),
         ],
         client_max_size=settings.max_body_bytes,
     )
@@ -54,13 +60,20 @@ def build_app(
 
 
 class HttpServer:
-    """Serves an application; stops in three steps: no new connections, finish, cut."""
+    """Serves an application, and the hot path at a door of its own; stops in three steps: no new connections,
+    finish, cut."""
 
-    def __init__(self, app: web.Application, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        settings: GatewaySettings,
+        hot: Mapping[str, Serve],
+        keys: TenantKeys,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
         self._settings = settings
-        self._under_way: set[asyncio.Task[object]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._under_way = UnderWay()
         self._stopping = False
         app.middlewares.insert(0, self._track())
         app.on_response_prepare.append(self._say_that_it_ends)
@@ -73,6 +86,7 @@ class HttpServer:
             auto_decompress=False,
             shutdown_timeout=1.0,
         )
+        self._desk = Desk(hot, keys, journal, clock, self._under_way, settings.max_body_bytes, self._other)
         self._listener: asyncio.Server | None = None
 
     @property
@@ -85,9 +99,9 @@ class HttpServer:
         """Listen. Raises OSError when the port is taken."""
         listener.claim_descriptors()
         await self._runner.setup()
-        assert self._runner.server is not None
         self._listener = await listener.listen(
-            self._runner.server,
+            lambda: Door(self._desk),
+            self._connections,
             self._settings.http_host,
             self._settings.http_port,
             reuse_port=self._settings.reuse_port,
@@ -97,6 +111,7 @@ class HttpServer:
     def let_go(self) -> None:
         """Every connection ends with its next answer, which says so: clients go elsewhere by themselves."""
         self._stopping = True
+        self._desk.is_closing = True
 
     async def stop_accepting(self) -> None:
         """Take no new connections."""
@@ -105,23 +120,23 @@ class HttpServer:
 
     async def finish(self, timeout: float) -> bool:
         """Wait for the requests under way, at most `timeout` seconds; answers whether all are done."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("requests_not_finished", count=len(self._under_way))
-            return False
-        return True
+        return await self._under_way.finished(timeout)
 
     async def cut(self) -> None:
         """Cancel what is under way and close all connections."""
-        tasks = list(self._under_way)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=2.0)
+        await self._under_way.cut(CUT_S)
         await self.stop_accepting()
+        self._desk.close()
         await self._runner.cleanup()
+
+    def _other(self) -> asyncio.Protocol:
+        """aiohttp's end of a connection."""
+        assert self._runner.server is not None
+        return self._runner.server()
+
+    def _connections(self) -> int:
+        assert self._runner.server is not None
+        return len(self._desk.doors) + len(self._runner.server.connections)
 
     async def _say_that_it_ends(self, _request: web.Request, response: web.StreamResponse) -> None:
         """A stream that began before has promised to keep its connection: the next answer there says so."""
@@ -135,12 +150,9 @@ class HttpServer:
             task = asyncio.current_task()
             assert task is not None
             self._under_way.add(task)
-            self._idle.clear()
             try:
                 return await handler(request)
             finally:
                 self._under_way.discard(task)
-                if not self._under_way:
-                    self._idle.set()
 
         return layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import ValidationError
@@ -69,6 +69,8 @@ _KIND_OF_PART = {
     "video": "video",
 }
 _TEXT = ("text", "input_text", "output_text")
+_OF_TEXT = (str, list, dict)
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 class BadRequest(Exception):
@@ -79,18 +81,48 @@ class BadRequest(Exception):
         self.message, self.param = message, param
 
 
-@dataclass(frozen=True, slots=True)
+class Measures(NamedTuple):
+    """What was measured of a request: the fields of `Needs`, in a form that costs next to nothing to make, to
+    compare and to hash. A request that is served by a plan at hand needs nothing else."""
+
+    operation: Endpoint
+    tools: bool = False
+    vision: bool = False
+    audio: bool = False
+    pdf: bool = False
+    structured_output: bool = False
+    stream: bool = False
+    input_tokens: int = 0
+    max_output_tokens: int | None = None
+    n: int = 1
+    prompts: int = 1
+    images: int = 0
+    audio_parts: int = 0
+    files: int = 0
+    parameters: frozenset[str] = frozenset()
+
+    def needs(self) -> Needs:
+        """The same as a message, for the registry and for what is priced."""
+        return Needs(**self._asdict())
+
+
+@dataclass(slots=True)
 class OpenAIRequest:
     """A checked request."""
 
     endpoint: Endpoint
     model: str
-    stream: bool
-    needs: Needs
-    preferences: Preferences
+    measures: Measures
+    preferences: Preferences | None
+    """None: it has no wishes, as most."""
     usage_asked: bool
     """Whether the client itself wants the usage chunk at the end of a stream."""
     body: JsonObject
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is wanted piece by piece."""
+        return self.measures.stream
 
     def upstream_body(self, provider_model_id: str) -> bytes:
         """What a provider is sent: its own name of the model, our fields out, the rest untouched."""
@@ -122,12 +154,11 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
     tools = _optional(fields, "tools", list, "a list")
     functions = _optional(fields, "functions", list, "a list")
     response_format = _optional(fields, "response_format", dict, "an object") or {}
-    text_bytes = seen.text_bytes + sum(
-        len(document.raw(name))
-        for name, value in fields.items()
-        if isinstance(value, str | list | dict) and name not in _NO_INPUT
-    )
-    needs = Needs(
+    text_bytes = seen.text_bytes
+    for name, value in fields.items():
+        if name not in _NO_INPUT and isinstance(value, _OF_TEXT):
+            text_bytes += len(document.raw(name))
+    measures = Measures(
         operation=endpoint,
         tools=bool(tools or functions),
         vision=seen.images > 0,
@@ -150,8 +181,7 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
     return OpenAIRequest(
         endpoint=endpoint,
         model=model.strip(),
-        stream=stream,
-        needs=needs,
+        measures=measures,
         preferences=_preferences(document),
         usage_asked=options.get("include_usage") is True,
         body=document,
@@ -207,7 +237,7 @@ def _look(subject: Any, name: str) -> _Seen:
                 raise BadRequest(f"'messages[{position}]' must be an object.", f"messages[{position}]")
             _look_at_message(message, position, seen)
     elif isinstance(subject, str):
-        seen.text_bytes = len(subject.encode())
+        seen.text_bytes = bytes_of(subject)
     elif isinstance(subject, list) and subject:
         _look_at_prompts(subject, name, seen)
     else:
@@ -225,7 +255,7 @@ def _look_at_prompts(prompts: list[Any], name: str, seen: _Seen) -> None:
     seen.prompts = len(prompts)
     for entry in prompts:
         if isinstance(entry, str):
-            seen.text_bytes += len(entry.encode())
+            seen.text_bytes += bytes_of(entry)
         elif isinstance(entry, list):
             seen.text_bytes += BYTES_PER_TOKEN * len(entry)
         elif isinstance(entry, dict):
@@ -244,15 +274,17 @@ def _look_at_message(message: dict[str, Any], position: int, seen: _Seen) -> Non
                 raise BadRequest(f"The parts of '{where}' must be objects.", where)
             _look_at_part(part, seen)
     elif isinstance(content, str):
-        seen.text_bytes += len(content.encode())
+        seen.text_bytes += bytes_of(content)
     elif content is not None:
         raise BadRequest(f"'{where}' must be a string, a list or null.", where)
     for name, value in message.items():
+        if name in ("role", "content"):
+            continue
         if name == "audio" and isinstance(value, dict):
             seen.audio += 1  # an answer spoken earlier, of which only the id comes back
         elif name == "images" and isinstance(value, list):
             seen.images += len(value)
-        elif value and name not in ("role", "content"):
+        elif value:
             seen.text_bytes += _size(value)
 
 
@@ -270,25 +302,34 @@ def _look_at_part(part: dict[str, Any], seen: _Seen) -> None:
         case "video":
             seen.videos += 1
         case _ if kind in _TEXT and isinstance(part.get("text"), str):
-            seen.text_bytes += len(part["text"].encode())
+            seen.text_bytes += bytes_of(part["text"])
         case _:
             seen.text_bytes += _size(part)
 
 
+def bytes_of(text: str) -> int:
+    """How long `text` is in UTF-8; for ASCII, which most of it is, without writing it anew."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def _size(value: Any) -> int:
-    return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))
+    return bytes_of(value) if isinstance(value, str) else len(msgspec.json.encode(value))
 
 
 def _parameters(fields: dict[str, Any]) -> frozenset[str]:
     """Names of the optional fields that were set."""
     names = [name for name, value in fields.items() if value is not None and name not in _NO_PARAMETERS]
+    if not names:
+        return _NO_NAMES
     if len(names) > MAX_PARAMETERS:
         raise BadRequest(f"The request has more than {MAX_PARAMETERS} fields.")
     return frozenset(name for name in names if len(name) <= MAX_PARAMETER_NAME)
 
 
-def _preferences(document: JsonObject) -> Preferences:
+def _preferences(document: JsonObject) -> Preferences | None:
     fields = document.values
+    if OURS.isdisjoint(fields):
+        return None
     for name in OURS:
         if len(document.raw(name)) > MAX_PREFERENCES_BYTES:
             raise BadRequest(f"'{name}' is larger than {MAX_PREFERENCES_BYTES} bytes.", name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -23,6 +23,21 @@ MAX_REPORTED_TOKENS = 20_000_000
 
 SPEECH_BYTES_PER_TOKEN: Final = 3_200
 """Of base64 in a spoken answer: OpenAI streams 16 bits at 24 kHz and counts 20 tokens a second."""
+
+
+class Multiples(Protocol):
+    """How many answers a request asks for: what is in `Needs`, or what was measured of it."""
+
+    @property
+    def n(self) -> int:
+        """Answers to each prompt."""
+        ...
+
+    @property
+    def prompts(self) -> int:
+        """Texts that are answered each by itself."""
+        ...
+
 
 _ONE_OF_EACH: Final = Needs()
 
@@ -79,7 +94,7 @@ _CACHE_WRITE: Final = ("cache_write_tokens", "cache_creation_input_tokens", "cac
 """OpenRouter, Anthropic behind an adapter and Alibaba, LiteLLM."""
 
 
-def read(usage: Any, context_window: int | None, needs: Needs = _ONE_OF_EACH) -> UsageReading | None:
+def read(usage: Any, context_window: int | None, needs: Multiples = _ONE_OF_EACH) -> UsageReading | None:
     """What OpenAI's `usage` object says; None where it says nothing that can be used.
 
     Counts below zero or beyond what `needs` leaves room for are cut to it, and the reading is marked as

@@ -1,0 +1,317 @@
+"""The lean door: the hot path's HTTP/1.1, at a fifth of what a general server costs a request.
+
+Every connection begins here. Requests for one of the `Desk`'s paths are read with llhttp (package
+`httptools`) and served by the same handlers as ever; the first request for anything else takes its connection
+over to aiohttp's server, where it stays, and where the same handlers are behind the same paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import Final, cast
+
+import httptools
+
+from synaxis_common import logging
+from synaxis_common.clock import Clock
+from synaxis_common.logging import get_logger
+from synaxis_gateway import metrics
+from synaxis_gateway.http.auth import TenantKeys
+from synaxis_gateway.http.errors import ApiError
+from synaxis_gateway.http.exchange import Answer, Serve
+from synaxis_gateway.http.journal import Journal
+from synaxis_gateway.http.lean_exchange import LeanExchange
+from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
+from synaxis_gateway.http.under_way import UnderWay
+
+log = get_logger(__name__)
+
+KEEPALIVE_S: Final = 75.0
+"""Idle connections, and slow heads of requests. aiohttp's default of 3,630 s lets connections pile up."""
+LINGER_S: Final = 5.0
+"""How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 128
+
+_BEGINNING: Final = b"POST /v1/"
+_LONGEST_LINE: Final = 64
+"""A request line of the hot path is shorter; whatever has none by then is aiohttp's."""
+
+
+class Desk:
+    """What all connections share."""
+
+    def __init__(
+        self,
+        paths: Mapping[str, Serve],
+        keys: TenantKeys,
+        journal: Journal,
+        clock: Clock,
+        under_way: UnderWay,
+        max_body_bytes: int,
+        others: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self.serve_by_line = {
+            f"POST {path} HTTP/1.1\r\n".encode(): (path, serve) for path, serve in paths.items()
+        }
+        self.keys = keys
+        self.journal = journal
+        self.clock = clock
+        self.under_way = under_way
+        self.max_body_bytes = max_body_bytes
+        self.others = others
+        """Makes the protocol of aiohttp's server."""
+        self.doors: set[Door] = set()
+        self.is_closing = False
+        """Every connection ends with its next answer, which says so."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        for door in list(self.doors):
+            door.close()
+
+
+class Door(asyncio.Protocol):
+    """One connection, as long as it asks for nothing but the hot path."""
+
+    __slots__ = (
+        "_deadline",
+        "_desk",
+        "_exchange",
+        "_head_bytes",
+        "_held",
+        "_is_lingering",
+        "_loop",
+        "_parser",
+        "_path",
+        "_serve",
+        "_task",
+        "_timer",
+        "transport",
+    )
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._loop = asyncio.get_running_loop()
+        self._held = b""
+        """The beginning of a request line."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._exchange: LeanExchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
+        self._head_bytes = 0
+        self._is_lingering = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._desk.doors.add(self)
+        self._wait_at_most(KEEPALIVE_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._desk.doors.discard(self)
+        self._deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._exchange is not None:
+            self._exchange.lost()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:
+            if self._held:
+                data, self._held = self._held + data, b""
+            if not self._begins(data):
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # The wish to speak something else is not granted; the parser is of no more use.
+            if self._exchange is not None:
+                self._exchange.keep_alive = False
+        except httptools.HttpParserError:
+            self._refuse(400, "The request is not valid HTTP.")
+            return
+        exchange = self._exchange
+        if exchange is not None and not exchange.has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES or exchange.header_count > MAX_HEADERS:
+                self._refuse(431, "The head of the request is too large.")
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume_writing()
+
+    def close(self) -> None:
+        """Close the connection; a request under way is cancelled."""
+        self.transport.abort()
+
+    def _begins(self, data: bytes) -> bool:
+        """A request begins with `data`. False: it is not (yet) one of the hot path."""
+        end = data.find(b"\n", 0, _LONGEST_LINE)
+        found = self._desk.serve_by_line.get(data[: end + 1]) if end >= 0 else None
+        if found is None:
+            if end < 0 and len(data) < _LONGEST_LINE and _BEGINNING.startswith(data[: len(_BEGINNING)]):
+                self._held = data
+            else:
+                self._hand_over(data)
+            return False
+        self._path, self._serve = found
+        self._exchange = LeanExchange(self._desk, self.transport)
+        self._head_bytes = 0
+        return True
+
+    def _hand_over(self, data: bytes) -> None:
+        """From here on the connection is aiohttp's."""
+        self._deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+        self._desk.doors.discard(self)
+        other = self._desk.others()
+        self.transport.set_protocol(other)
+        other.connection_made(self.transport)
+        other.data_received(data)
+
+    # What the parser has read.
+
+    def on_message_begin(self) -> None:
+        """A request begins; a second one before the first is answered is not waited for."""
+        if self._task is not None and self._exchange is not None:
+            self._exchange.keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.has_head:
+            exchange.add_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: the request is taken up."""
+        exchange = self._exchange
+        if exchange is None or exchange.has_head:
+            return
+        if exchange.header_count > MAX_HEADERS:
+            return
+        exchange.head_is_there(keep_alive=self._parser.should_keep_alive())
+        self._deadline = math.inf
+        self._task = self._loop.create_task(self._answer(exchange))
+        self._desk.under_way.add(self._task)
+
+    def on_body(self, data: bytes) -> None:
+        """Some of the body."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.is_complete:
+            exchange.add_body(data)
+
+    def on_message_complete(self) -> None:
+        """The body is complete."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.body_is_there()
+            if self._is_lingering:
+                self.transport.close()
+
+    # What is done about it.
+
+    async def _answer(self, exchange: LeanExchange) -> None:
+        desk = self._desk
+        clock = desk.clock
+        started = clock.monotonic()
+        status = CLIENT_GONE_STATUS
+        metrics.IN_FLIGHT.inc()
+        logging.REQUEST_ID.set(exchange.request_id)
+        try:
+            answer = await self._served(exchange)
+            if answer is None:
+                status = 200
+            else:
+                status = answer.status
+                exchange.answer(answer)
+        except ConnectionError:
+            exchange.cut()
+        except asyncio.CancelledError:
+            exchange.cut()
+            raise
+        finally:
+            metrics.IN_FLIGHT.dec()
+            took = clock.monotonic() - started
+            desk.journal.note("POST", self._path, status, took, exchange.request_id, exchange.notes)
+            task, self._task = self._task, None
+            if task is not None:
+                desk.under_way.discard(task)
+            self._over(exchange)
+
+    async def _served(self, exchange: LeanExchange) -> Answer | None:
+        try:
+            exchange.key_hash = self._desk.keys.hash_of(*exchange.keys())
+            return await self._serve(exchange)
+        except ApiError as error:
+            if exchange.is_begun:
+                exchange.cut()
+                return None
+            return error.answer()
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            log.exception("request_failed")
+            if exchange.is_begun:
+                exchange.cut()
+                return None
+            return ApiError(500, "internal_error", "The gateway failed.", "server_error").answer()
+
+    def _over(self, exchange: LeanExchange) -> None:
+        """The exchange is over, however: keep the connection, or let it go."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if exchange.is_cut:
+            self._wait_at_most(LINGER_S)  # for a client that does not even take what it has been sent
+            transport.close()
+        elif exchange.keep_alive and exchange.is_complete:
+            self._exchange = None
+            self._wait_at_most(KEEPALIVE_S)
+        elif exchange.is_complete:
+            transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Read and throw away what the client still sends: closing now would take the answer from it."""
+        self._is_lingering = True
+        if self._exchange is not None:
+            self._exchange.discard()
+        self.transport.write_eof()
+        self._wait_at_most(LINGER_S)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """What came is no request, or a broken one: nothing of it is repeated."""
+        exchange = self._exchange
+        if self._task is not None or exchange is None or self._is_lingering:
+            self.close()  # in the midst of a body, or behind an answer
+            return
+        exchange.answer(ApiError(status, "invalid_request", message).answer())
+        self._desk.journal.note("POST", self._path, status, 0.0, exchange.request_id, exchange.notes)
+        self._linger()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Close the connection when nothing has changed in `seconds`. One timer serves many requests."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.cancelled():
+            self._timer = self._loop.call_at(self._deadline, self._look)
+        elif self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._deadline:
+            self.transport.abort()
+        elif self._deadline < math.inf:
+            self._timer = self._loop.call_at(self._deadline, self._look)

@@ -1,0 +1,119 @@
+"""What is kept of every request: a line of log and a few counts, at the price of a few microseconds.
+
+Lines are gathered for `GATHER_S` and written together, in pieces that a pipe takes whole, so that the lines
+of several processes on one pipe do not mix. They look like any other line of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from functools import lru_cache
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from prometheus_client import Counter, Histogram
+
+from synaxis_common.clock import Clock
+from synaxis_common.logging import scrub
+from synaxis_gateway import metrics
+
+GATHER_S: Final = 0.05
+PIECE_BYTES: Final = 4096
+"""POSIX's PIPE_BUF on Linux: so much goes into a pipe in one piece."""
+QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked for by machines every few seconds; their lines are for debugging only."""
+
+LINES_LOST: Final = Counter("synaxis_gateway_log_lines_lost_total", "Lines of requests that nobody took")
+
+
+class Journal:
+    """Notes requests that have been answered."""
+
+    def __init__(self, clock: Clock, descriptor: int | None = None) -> None:
+        self._clock = clock
+        self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
+        self._lines: list[bytes] = []
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._some = asyncio.Event()
+        self._logger = logging.getLogger(__name__)
+
+    def note(
+        self,
+        method: str,
+        endpoint: str,
+        status: int,
+        seconds: float,
+        request_id: UUID,
+        notes: dict[str, object],
+    ) -> None:
+        """A request to `endpoint` was answered after `seconds`. `notes` are ids and counts, never content."""
+        counter = self._counters.get((endpoint, status))
+        if counter is None:
+            counter = metrics.REQUESTS.labels(endpoint, str(status))
+            self._counters[endpoint, status] = counter
+        counter.inc()
+        histogram = self._histograms.get(endpoint)
+        if histogram is None:
+            histogram = self._histograms[endpoint] = metrics.LATENCY.labels(endpoint)
+        histogram.observe(seconds)
+        level = logging.DEBUG if endpoint in QUIET else logging.INFO
+        if not self._logger.isEnabledFor(level):
+            return
+        self._lines.append(
+            msgspec.json.encode(
+                {
+                    "event": "request",
+                    "method": method,
+                    "endpoint": endpoint,
+                    "status": status,
+                    "latency_s": round(seconds, 4),
+                    **{name: _clean(value) if type(value) is str else value for name, value in notes.items()},
+                    "request_id": request_id,
+                    "logger": __name__,
+                    "level": "info" if level == logging.INFO else "debug",
+                    "timestamp": self._clock.now(),
+                    "service": "gateway",
+                }
+            )
+            + b"\n"
+        )
+        if len(self._lines) == 1:
+            self._some.set()
+
+    async def run(self) -> None:
+        """Write lines until cancelled."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(GATHER_S)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is."""
+        self._some.clear()
+        lines, self._lines = self._lines, []
+        piece = b""
+        for line in lines:
+            if piece and len(piece) + len(line) > PIECE_BYTES:
+                self._write(piece)
+                piece = b""
+            piece += line
+        if piece:
+            self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
+        try:
+            while piece:
+                piece = piece[os.write(self._descriptor, piece) :]
+        except OSError:
+            LINES_LOST.inc(piece.count(b"\n"))  # nobody reads the log any more: that must not stop requests
+
+
+@lru_cache(maxsize=4096)
+def _clean(text: str) -> str:
+    """Names repeat, and looking for keys in them costs more than the rest of a line."""
+    return scrub(text, 1000)
