@@ -31,7 +31,9 @@ from synaxis_common.settings import ServiceSettings
 from synaxis_gateway.events.hub import KEPT, Hub
 from synaxis_gateway.events.stream import EventStream
 from synaxis_gateway.http import errors
+from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.events import EventsHandlers
+from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.server import HttpServer, build_app
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_registry.core.changes import Event, model_state
@@ -335,7 +337,10 @@ async def gateway_at(
         stream = EventStream(await connected(stack, nats_url, inbox_prefix))
         hub = Hub(stream, kept)
         handlers = EventsHandlers(stream, hub, tenant_of, **options)
-        server = HttpServer(build_app(settings, SystemClock(), Health(), handlers.routes()), settings)
+        clock = SystemClock()
+        keys, journal = TenantKeys(PEPPER), Journal(clock)
+        app = build_app(settings, clock, Health(), handlers.routes(), keys, journal)
+        server = HttpServer(app, settings, {}, keys, journal, clock)
         following = asyncio.create_task(hub.run())
         await server.start()
         async with asyncio.timeout(10):

@@ -24,6 +24,11 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=uuid_utils.uuid7().int)
 
 
+def uuid7_text() -> str:
+    """The same as text, for where nothing but its text is needed."""
+    return str(uuid_utils.uuid7())
+
+
 def _random_base62(length: int) -> str:
     return "".join(secrets.choice(_BASE62) for _ in range(length))
 

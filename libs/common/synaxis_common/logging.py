@@ -8,7 +8,6 @@ import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
-from uuid import UUID
 
 import structlog
 
@@ -22,7 +21,7 @@ _SECRETS = re.compile(
 )
 REDACTED = "[redacted]"
 
-REQUEST_ID: ContextVar[UUID | None] = ContextVar("request_id", default=None)
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is being answered; every record of the log that is written meanwhile names it."""
 
 NOISY_LOGGERS = (
@@ -53,7 +52,7 @@ def _add_request_id(
 ) -> MutableMapping[str, Any]:
     request_id = REQUEST_ID.get()
     if request_id is not None:
-        event["request_id"] = str(request_id)
+        event["request_id"] = request_id
     return event
 
 

@@ -98,7 +98,7 @@ async def test_a_route_without_a_policy_is_denied() -> None:
     request._match_info = matched
     assert routes.policy_of(request) is None
     with pytest.raises(ApiError) as caught:
-        await authorize("p", "a")(request, handler)
+        await authorize(TenantKeys("p"), "a")(request, handler)
     assert caught.value.status == 403
 
 

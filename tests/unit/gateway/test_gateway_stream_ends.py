@@ -14,6 +14,7 @@ from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch import classify, stream
 from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.classify import Verdict
+from synaxis_gateway.dispatch.destination import Destination
 from synaxis_gateway.dispatch.stream import StreamCut, UpstreamStream, error_event
 from synaxis_gateway.upstream.errors import Reset, Unreadable
 from synaxis_gateway.wire import openai_request
@@ -50,7 +51,7 @@ def reading(*steps: Step) -> UpstreamStream:
         kind="openai",
         timeouts=Timeouts(between_tokens_s=0.05),
     )
-    attempt = Attempt(candidate, openai_request.parse(ASK, "chat"), 0.0)
+    attempt = Attempt(Destination(candidate, {}), openai_request.parse(ASK, "chat"), 0.0)
     return UpstreamStream(Script(*steps), attempt, SystemClock(), Needs(), drop_usage=False)  # type: ignore[arg-type]
 
 

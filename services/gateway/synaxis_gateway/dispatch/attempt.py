@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from synaxis_common import key_variables
 from synaxis_common.contracts.routing import Candidate
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt, Call
 from synaxis_gateway.dispatch.classify import Follows, Verdict
+from synaxis_gateway.dispatch.destination import Destination, Destinations
 from synaxis_gateway.dispatch.stream import UpstreamStream
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamRequest
@@ -57,11 +57,11 @@ Result = Whole | Begun | Failed
 
 
 class Attempts:
-    """Makes attempts. Keys are read from `environment` at each one, and go nowhere but to the provider."""
+    """Makes attempts. `environment` holds the keys, which go nowhere but to their provider."""
 
     def __init__(self, client: UpstreamClient, environment: Mapping[str, str] = os.environ) -> None:
         self._client = client
-        self._environment = environment
+        self._destinations = Destinations(environment)
 
     async def make(
         self,
@@ -78,13 +78,13 @@ class Attempts:
 
         Raises TooLate when `may_begin` says no just before the request would go out; nothing is noted then.
         """
-        attempt = call.begin(candidate, ask)
-        key = key_variables.find_key(candidate.api_key_envs, self._environment)
-        if key is None and candidate.api_key_envs:
+        destination = self._destinations.of(candidate)
+        attempt = call.begin(destination, ask)
+        if destination.has_no_key:
             call.fail(attempt, classify.NO_KEY)
             return Failed(classify.NO_KEY)
         try:
-            result = await self._try(call, attempt, key, may_begin, is_last=is_last)
+            result = await self._try(call, attempt, may_begin, is_last=is_last)
         except TooLate:
             call.attempts.remove(attempt)
             raise
@@ -96,17 +96,17 @@ class Attempts:
         self,
         call: Call,
         attempt: Attempt,
-        key: str | None,
         may_begin: Callable[[], bool],
         *,
         is_last: bool,
     ) -> Result:
-        candidate, ask = attempt.candidate, attempt.ask
+        destination, ask = attempt.destination, attempt.ask
+        candidate, key = destination.candidate, destination.key
         request = UpstreamRequest(
             base_url=candidate.base_url,
             path=PATHS[ask.endpoint],
             body=ask.upstream_body(candidate.provider_model_id),
-            headers=headers.build(candidate, key, str(call.request_id), stream=ask.stream),
+            headers=headers.build(candidate, key, call.request_id, stream=ask.stream),
             connect_timeout_s=candidate.timeouts.connect_s,
             allow_private=candidate.allow_private,
             may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
@@ -115,7 +115,7 @@ class Attempts:
         answer: UpstreamAnswer | None = None
         handed_over = False
         try:
-            async with asyncio.timeout(patience_s(call, candidate, is_last=is_last)):
+            async with asyncio.timeout(patience_s(call, destination, is_last=is_last)):
                 answer = await self._client.open(request)
                 attempt.http_status = answer.status
                 if answer.status != 200:
@@ -162,15 +162,13 @@ class Attempts:
         return Failed(verdict, answer.status, body if verdict.follows is not Follows.NEXT else b"")
 
 
-def patience_s(call: Call, candidate: Candidate, *, is_last: bool) -> float:
+def patience_s(call: Call, destination: Destination, *, is_last: bool) -> float:
     """How long an attempt may take up to the point of no return, in seconds.
 
     One with another candidate behind it leaves half of the time to that one.
     """
     left = max(call.deadline - call.clock.monotonic(), 0.0)
-    # In the plan of a request without a stream the first token is the whole answer.
-    own = min(candidate.timeouts.first_token_s, candidate.timeouts.total_s)
-    return min(own, left if is_last else left * SHARE_OF_TIME)
+    return min(destination.timeout_s, left if is_last else left * SHARE_OF_TIME)
 
 
 def _total_s(call: Call, candidate: Candidate, *, since: float) -> float:

@@ -15,7 +15,6 @@ import msgspec
 from synaxis_common import subjects
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.usage import CallReport
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.spool import Abandoned, Segment, Spool
@@ -78,14 +77,13 @@ class Reports:
         """Whether what limited tenants use could go unaccounted for: neither disk nor bus takes a report."""
         return self._is_stuck and self._spool is not None and self._spool.problem() is not None
 
-    def submit(self, report: CallReport) -> None:
-        """Have `report` stored. When this returns it is in the spool.
+    def submit(self, request_id: str, payload: bytes) -> None:
+        """Have a report stored, which is a `CallReport` in JSON. When this returns it is in the spool.
 
         Never waits, never refuses: the request is done, and was not free.
         """
-        payload = report.to_bytes()
         segment = None if self._spool is None else self._spool.append(payload)
-        self._wait(_Waiting(str(report.request_id), payload, segment))
+        self._wait(_Waiting(request_id, payload, segment))
 
     async def send_again(self) -> None:
         """The bus may have lost what it had stored."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from uuid import UUID
 
 from aiohttp import web
 
@@ -20,9 +19,9 @@ class AiohttpExchange:
         self.response: web.StreamResponse | None = None
 
     @property
-    def request_id(self) -> UUID:
+    def request_id(self) -> str:
         """See `Exchange`, as for all that follow."""
-        return self._request[REQUEST_ID]
+        return str(self._request[REQUEST_ID])
 
     @property
     def key_hash(self) -> str:

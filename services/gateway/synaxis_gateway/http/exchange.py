@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
-from uuid import UUID
 
 JSON_TYPE: Final = "application/json"
 
@@ -24,7 +23,7 @@ class Exchange(Protocol):
     """What a handler of the hot path sees of a request, and does about its answer."""
 
     @property
-    def request_id(self) -> UUID:
+    def request_id(self) -> str:
         """Ours, never the client's: the ledger's primary key must not be somebody else's choice."""
         ...
 

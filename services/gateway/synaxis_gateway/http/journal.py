@@ -12,7 +12,6 @@ import os
 import sys
 from functools import lru_cache
 from typing import Final
-from uuid import UUID
 
 import msgspec
 from prometheus_client import Counter, Histogram
@@ -48,7 +47,7 @@ class Journal:
         endpoint: str,
         status: int,
         seconds: float,
-        request_id: UUID,
+        request_id: str,
         notes: dict[str, object],
     ) -> None:
         """A request to `endpoint` was answered after `seconds`. `notes` are ids and counts, never content."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
-from uuid import UUID
 
 from synaxis_common import ids
 from synaxis_gateway.http import body
@@ -65,7 +64,7 @@ class LeanExchange:
     def __init__(self, surroundings: Surroundings, transport: asyncio.Transport) -> None:
         self._surroundings = surroundings
         self._transport = transport
-        self.request_id: UUID = ids.uuid7()
+        self.request_id = ids.uuid7_text()
         self.key_hash = ""
         self.notes: dict[str, object] = {}
         self._headers: list[tuple[bytes, bytes]] = []

@@ -38,9 +38,9 @@ def observe(clock: Clock, journal: Journal) -> Middleware:
 
     @web.middleware
     async def layer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[REQUEST_ID] = ids.uuid7()
+        request[REQUEST_ID] = request_id = ids.uuid7()
         request[LOG_FIELDS] = {}
-        logging.REQUEST_ID.set(request[REQUEST_ID])
+        logging.REQUEST_ID.set(str(request_id))
         started = clock.monotonic()
         status = CLIENT_GONE_STATUS
         metrics.IN_FLIGHT.inc()
@@ -53,7 +53,7 @@ def observe(clock: Clock, journal: Journal) -> Middleware:
             resource = request.match_info.route.resource
             endpoint = "unmatched" if resource is None else resource.canonical
             took = clock.monotonic() - started
-            journal.note(request.method, endpoint, status, took, request[REQUEST_ID], request[LOG_FIELDS])
+            journal.note(request.method, endpoint, status, took, str(request_id), request[LOG_FIELDS])
 
     return layer
 

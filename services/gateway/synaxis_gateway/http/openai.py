@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from urllib.parse import quote
 
 from aiohttp import web
 
@@ -16,7 +15,7 @@ from synaxis_common.money import plain
 from synaxis_common.pricing import cost
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission, Admitted
-from synaxis_gateway.dispatch import continuation
+from synaxis_gateway.dispatch import call_report, continuation
 from synaxis_gateway.dispatch.attempt import Begun, Whole
 from synaxis_gateway.dispatch.call import Call
 from synaxis_gateway.dispatch.continuation import CONTINUE_HEADER
@@ -113,8 +112,11 @@ class OpenAIHandlers:
 
         Raises ApiError.
         """
-        with self._load.entered(exchange.key_hash):
+        who = self._load.enter(exchange.key_hash)
+        try:
             return await self._take(exchange, endpoint)
+        finally:
+            self._load.leave(who)
 
     async def _through_aiohttp(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         exchange = AiohttpExchange(request)
@@ -311,7 +313,7 @@ class OpenAIHandlers:
             return
         call.is_concluded = True
         self._admission.leave(call.admitted, unused=not call.reached_a_provider)
-        self._reports.submit(call.report(status))
+        self._reports.submit(call.request_id, call_report.written(call, status))
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
@@ -355,8 +357,7 @@ def _headers(call: Call) -> dict[str, str]:
     """What an answer says of how it came about."""
     last = call.attempts[-1]
     headers = {
-        "x-synaxis-provider": quote(last.candidate.provider_id, safe="/:.@+-_"),
-        "x-synaxis-model": quote(last.candidate.global_model_id, safe="/:.@+-_"),
+        **last.destination.headers,
         "x-synaxis-attempts": str(call.tried),
         **errors.rate_limit_headers(
             call.plan.rate_limits, call.admitted.permits_left, call.admitted.tokens_left

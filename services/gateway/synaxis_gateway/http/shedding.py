@@ -34,22 +34,34 @@ class Load:
             if len(self._tenants) > KNOWN_KEYS:
                 self._tenants.popitem(last=False)
 
-    @contextmanager
-    def entered(self, key_hash: str) -> Iterator[None]:
-        """While one request of a key is under way. Raises a 503 when it is not taken in."""
-        if not self.has_room_for(key_hash):
+    def enter(self, key_hash: str) -> str:
+        """One more request of a key is under way; answers who it counts for, to be told to `leave`.
+
+        Raises a 503 when it is not taken in.
+        """
+        if self._total >= self._limit and not self.has_room_for(key_hash):
             metrics.SHED.inc()
             raise errors.unavailable("The gateway is at its limit; please try again.")
         who = self._tenants.get(key_hash, key_hash)
         self._total += 1
         self._under_way[who] = self._under_way.get(who, 0) + 1
+        return who
+
+    def leave(self, who: str) -> None:
+        """A request that had entered is over."""
+        self._total -= 1
+        self._under_way[who] -= 1
+        if not self._under_way[who]:
+            del self._under_way[who]
+
+    @contextmanager
+    def entered(self, key_hash: str) -> Iterator[None]:
+        """While one request of a key is under way. Raises a 503 when it is not taken in."""
+        who = self.enter(key_hash)
         try:
             yield
         finally:
-            self._total -= 1
-            self._under_way[who] -= 1
-            if not self._under_way[who]:
-                del self._under_way[who]
+            self.leave(who)
 
     def has_room_for(self, key_hash: str) -> bool:
         """Whether one more request of a key is taken in: below the limit anybody's, above it only those of

@@ -1,0 +1,59 @@
+"""What of a candidate is the same for every request that goes to it, made once."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from synaxis_common import key_variables
+from synaxis_common.contracts.routing import Candidate
+
+MAX_KNOWN: Final = 4_096
+"""A couple of KiB each; a plan has four candidates that are ever tried."""
+_SAFE: Final = "/:.@+-_"
+
+
+class Destination:
+    """A candidate, prepared."""
+
+    __slots__ = ("candidate", "has_no_key", "headers", "key", "prices", "provider_id", "timeout_s")
+
+    def __init__(self, candidate: Candidate, environment: Mapping[str, str]) -> None:
+        self.candidate = candidate
+        self.provider_id = candidate.provider_id
+        self.key = key_variables.find_key(candidate.api_key_envs, environment)
+        self.has_no_key = self.key is None and bool(candidate.api_key_envs)
+        """The variable that should hold its key is not set here."""
+        self.headers = {
+            "x-synaxis-provider": quote(candidate.provider_id, safe=_SAFE),
+            "x-synaxis-model": quote(candidate.global_model_id, safe=_SAFE),
+        }
+        """What an answer says of it."""
+        self.prices = msgspec.Raw(candidate.prices.to_bytes())
+        """As reports have them."""
+        # In the plan of a request without a stream the first token is the whole answer.
+        self.timeout_s = min(candidate.timeouts.first_token_s, candidate.timeouts.total_s)
+        """How long an attempt may take up to the point of no return, in seconds."""
+
+
+class Destinations:
+    """The latest ones. Keys are read from `environment` and go nowhere but to their provider."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        self._known: OrderedDict[int, Destination] = OrderedDict()
+
+    def of(self, candidate: Candidate) -> Destination:
+        """`candidate`, prepared."""
+        known = self._known.get(id(candidate))
+        if known is not None and known.candidate is candidate:
+            return known
+        made = self._known[id(candidate)] = Destination(candidate, self._environment)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return made
