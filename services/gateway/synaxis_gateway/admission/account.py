@@ -148,13 +148,14 @@ class Account:
         """Whether no lease is held."""
         return not self._leases
 
-    def permits_left(self, now: float) -> int:
-        """Requests that may still be admitted."""
-        return sum(lease.permits for lease in self._leases if lease.ends_at > now)
-
-    def tokens_left(self, now: float) -> int:
-        """Tokens that may still be admitted."""
-        return sum(lease.tokens for lease in self._leases if lease.ends_at > now)
+    def left(self, now: float) -> tuple[int, int]:
+        """Requests and tokens that may still be admitted."""
+        permits = tokens = 0
+        for lease in self._leases:
+            if lease.ends_at > now:
+                permits += lease.permits
+                tokens += lease.tokens
+        return permits, tokens
 
     def arrived(self, now: float) -> None:
         """A request wants to be admitted."""
@@ -181,5 +182,8 @@ class Account:
         demand = self.demand(now)
         if demand < THIN_PER_S * HORIZON_S:
             return False
-        lasting = sum(lease.permits for lease in self._leases if lease.ends_at > now + RENEW_BEFORE_S)
+        lasting = 0
+        for lease in self._leases:
+            if lease.ends_at > now + RENEW_BEFORE_S:
+                lasting += lease.permits
         return lasting < demand * RENEW_AT

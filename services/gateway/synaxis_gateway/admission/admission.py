@@ -135,8 +135,9 @@ class Admission:
 
     def leave(self, admitted: Admitted, *, unused: bool) -> None:
         """The request is over. `unused`: no provider ever got it, so what it drew goes back."""
-        self._slots.leave(admitted.slot_scopes)
-        admitted.slot_scopes = ()
+        if admitted.slot_scopes:
+            self._slots.leave(admitted.slot_scopes)
+            admitted.slot_scopes = ()
         if unused and admitted.account is not None:
             account = admitted.account
             admitted.draws = [draw for draw in admitted.draws if not account.put_back(draw)]
@@ -200,21 +201,22 @@ class Admission:
         if not held.is_usable(now):
             return None
         draw = account.draw(now, held.tokens_each, held.usd_each)
-        if draw is not None and not self._slots.enter(held.slot_scopes, now):
+        if draw is not None and held.slot_scopes and not self._slots.enter(held.slot_scopes, now):
             account.put_back(draw)
             draw = None
         if not held.is_fresh(now) or account.is_low(now):
             self._renew(held)
         if draw is None:
             return None
+        permits_left, tokens_left = account.left(now)
         return Admitted(
             held.plan,
             held.shape,
             account,
             held.needs,
             account.ends_at(draw),
-            account.permits_left(now),
-            account.tokens_left(now),
+            permits_left,
+            tokens_left,
             [draw],
             held.slot_scopes,
         )
@@ -332,6 +334,7 @@ class Admission:
 
     def _hold(self, shape: Shape, plan: RoutePlan, seq: int, asked_at: float, *, keep: bool) -> None:
         """Hold a plan and its lease. `keep`: the plan of before goes on, only the money was asked for."""
+        plan = _each_once(plan)
         permit = plan.permit
         if permit is None:
             self._plans.put(Held(shape, plan, asked_at, None, shape.measures.needs()))
@@ -360,3 +363,11 @@ class Admission:
                 else before.slot_scopes,
             )
         )
+
+
+def _each_once(plan: RoutePlan) -> RoutePlan:
+    """With fallback models a candidate may be in a plan twice; nobody is tried twice."""
+    found = {(one.provider_id, one.provider_model_id): one for one in plan.candidates}
+    if len(found) == len(plan.candidates):
+        return plan
+    return plan.model_copy(update={"candidates": tuple(found.values())})

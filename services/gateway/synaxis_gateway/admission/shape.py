@@ -13,6 +13,8 @@ plan is ranked by cost, and its money reserved, for the rounded size."""
 
 _EXACT_UP_TO: Final = 8
 _NO_PARAMETERS: Final[frozenset[str]] = frozenset()
+_INPUT_TOKENS: Final = Measures._fields.index("input_tokens")
+"""`max_output_tokens` is the next one, and `parameters` the last: a test holds that."""
 
 
 class Shape(NamedTuple):
@@ -30,10 +32,14 @@ def shape_of(ask: OpenAIRequest, key_hash: str) -> Shape:
     measures, preferences = ask.measures, ask.preferences
     most = measures.max_output_tokens
     is_about_parameters = preferences is not None and preferences.require_parameters
-    rounded = measures._replace(
-        input_tokens=rounded_up(measures.input_tokens),
-        max_output_tokens=None if most is None else rounded_up(most),
-        parameters=measures.parameters if is_about_parameters else _NO_PARAMETERS,
+    rounded = Measures._make(
+        (
+            *measures[:_INPUT_TOKENS],
+            rounded_up(measures.input_tokens),
+            None if most is None else rounded_up(most),
+            *measures[_INPUT_TOKENS + 2 : -1],
+            measures.parameters if is_about_parameters else _NO_PARAMETERS,
+        )
     )
     return Shape(key_hash, ask.model, rounded, preferences)
 

@@ -13,6 +13,7 @@ from synaxis_gateway.admission.provider_limits import ProviderLimits, Turn
 from synaxis_gateway.dispatch.call import Attempt, Call
 
 _NOTHING: Final = Decimal(0)
+_ANY_TIME: Final = Turn()
 
 
 class Cover:
@@ -25,7 +26,7 @@ class Cover:
     async def turn(self, call: Call, candidate: Candidate) -> Turn:
         """Take a permit of the limits that all tenants share at a candidate."""
         if not candidate.is_rate_limited:
-            return Turn()
+            return _ANY_TIME
         turn = await self._provider_limits.take(candidate, booked_tokens(call.admitted.needs))
         if turn.wait_s is not None:
             metrics.PROVIDER_LIMITS_SPENT.labels(candidate.provider_id).inc()

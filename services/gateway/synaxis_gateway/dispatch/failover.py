@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from synaxis_common.contracts.routing import Candidate
@@ -65,7 +65,7 @@ class Failover:
         Raises PermitExpired.
         """
         model = call.plan.global_model_id
-        queue = self._cooldowns.order(_distinct(call.plan.candidates), call.clock.monotonic())
+        queue = self._cooldowns.order(call.plan.candidates, call.clock.monotonic())
         refused: Refused | None = None
         spared: list[float] = []
         self._budget.first_attempt(model)
@@ -119,7 +119,7 @@ class Failover:
         model = call.plan.global_model_id
         tried = {_key(attempt.candidate) for attempt in call.attempts}
         now = call.clock.monotonic()
-        for candidate in self._cooldowns.order(_distinct(call.plan.candidates), now):
+        for candidate in self._cooldowns.order(call.plan.candidates, now):
             if call.tried >= MAX_ATTEMPTS or call.deadline - call.clock.monotonic() < LEAST_TIME_S:
                 break
             if _key(candidate) in tried:
@@ -163,7 +163,7 @@ class Failover:
                 call,
                 found.candidate,
                 found.ask,
-                lambda: call.clock.monotonic() < turn.ends_at,
+                _until(turn.ends_at, call),
                 is_last=True,
             )
         except TooLate:
@@ -173,19 +173,27 @@ class Failover:
         self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
     ) -> list[tuple[Candidate, Result]]:
         """One attempt, or two where the first is slow to begin and the request wants that. Raises TooLate."""
+        self._hedges.earn()
+        if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
+            return await self._race(call, candidate, turn, queue)
+        return [(candidate, await self._make(call, candidate, turn, queue))]
+
+    async def _make(self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]) -> Result:
+        """One attempt. Raises TooLate."""
+        is_last = not queue or call.tried + 1 >= MAX_ATTEMPTS
+        ends_at = turn.ends_at
+        if not call.reached_a_provider:
+            ends_at = min(ends_at, call.admitted.ends_at)
+        return await self._attempts.make(call, candidate, call.ask, _until(ends_at, call), is_last=is_last)
+
+    async def _race(
+        self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
+    ) -> list[tuple[Candidate, Result]]:
+        """Two attempts, the second when the first has not begun to answer in time. Raises TooLate."""
         turns = {_key(candidate): turn}
 
         async def make(one: Candidate) -> Result:
-            ends_at = turns[_key(one)].ends_at
-            if not call.reached_a_provider:
-                ends_at = min(ends_at, call.admitted.ends_at)
-            return await self._attempts.make(
-                call,
-                one,
-                call.ask,
-                lambda: call.clock.monotonic() < ends_at,
-                is_last=not queue or call.tried + 1 >= MAX_ATTEMPTS,
-            )
+            return await self._make(call, one, turns[_key(one)], queue)
 
         async def backup() -> Candidate | None:
             if not queue or not self._hedges.spend():
@@ -198,10 +206,12 @@ class Failover:
             turns[_key(queue[0])] = turn
             return queue.pop(0)
 
-        self._hedges.earn()
-        if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
-            return await race(call, candidate, make, backup)
-        return [(candidate, await make(candidate))]
+        return await race(call, candidate, make, backup)
+
+
+def _until(ends_at: float, call: Call) -> Callable[[], bool]:
+    """Whether it is not too late yet."""
+    return lambda: call.clock.monotonic() < ends_at
 
 
 def _before(call: Call) -> tuple[tuple[str, ...], TokenUsage]:
@@ -219,10 +229,6 @@ def _is_larger(other: Candidate, than: Candidate) -> bool:
     if other.context_window is None or than.context_window is None:
         return False
     return other.context_window > than.context_window
-
-
-def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return list({_key(each): each for each in candidates}.values())
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:
