@@ -143,7 +143,7 @@ def test_a_plan_cannot_touch_the_key_or_the_frame_of_a_request() -> None:
         "Accept-encoding": "gzip",
         "HTTP-Referer": "r",
     }
-    sent = headers.build(candidate("a", headers=own), "key", "id", stream=True)
+    sent = headers.build(candidate("a", headers=own), "key", stream=True)
     assert sent["authorization"] == "Bearer key"
     assert sent["accept-encoding"] == "identity"
     assert sent["http-referer"] == "r"

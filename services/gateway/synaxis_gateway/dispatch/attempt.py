@@ -13,13 +13,12 @@ from synaxis_gateway.dispatch.call import Attempt, Call
 from synaxis_gateway.dispatch.classify import Follows, Verdict
 from synaxis_gateway.dispatch.destination import Destination, Destinations
 from synaxis_gateway.dispatch.stream import UpstreamStream
-from synaxis_gateway.upstream import headers
-from synaxis_gateway.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamRequest
+from synaxis_gateway.upstream.answer import UpstreamAnswer
+from synaxis_gateway.upstream.client import UpstreamClient, UpstreamRequest
 from synaxis_gateway.upstream.errors import TooLate, UpstreamError
 from synaxis_gateway.wire import openai_answer, usage
 from synaxis_gateway.wire.openai_request import OpenAIRequest
 
-PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 REDACTED = b"[redacted]"
 MAX_ERROR_BYTES = 256 * 1024
 """Largest error body that is read; the client gets all of it where it is about its own request."""
@@ -102,21 +101,20 @@ class Attempts:
     ) -> Result:
         destination, ask = attempt.destination, attempt.ask
         candidate, key = destination.candidate, destination.key
-        request = UpstreamRequest(
-            base_url=candidate.base_url,
-            path=PATHS[ask.endpoint],
-            body=ask.upstream_body(candidate.provider_model_id),
-            headers=headers.build(candidate, key, call.request_id, stream=ask.stream),
-            connect_timeout_s=candidate.timeouts.connect_s,
-            allow_private=candidate.allow_private,
-            may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
-            may_begin=may_begin,
-        )
         answer: UpstreamAnswer | None = None
         handed_over = False
         try:
             async with asyncio.timeout(patience_s(call, destination, is_last=is_last)):
-                answer = await self._client.open(request)
+                answer = await self._client.open(
+                    UpstreamRequest(
+                        endpoint=destination.endpoint(ask.endpoint, stream=ask.stream),
+                        body=ask.upstream_body(candidate.provider_model_id),
+                        request_id=call.request_id,
+                        connect_timeout_s=candidate.timeouts.connect_s,
+                        may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
+                        may_begin=may_begin,
+                    )
+                )
                 attempt.http_status = answer.status
                 if answer.status != 200:
                     return await self._refused(call, answer, key)

@@ -12,7 +12,10 @@ import msgspec
 
 from synaxis_common import key_variables
 from synaxis_common.contracts.routing import Candidate
+from synaxis_gateway.upstream import headers
+from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
 
+PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 MAX_KNOWN: Final = 4_096
 """A couple of KiB each; a plan has four candidates that are ever tried."""
 _SAFE: Final = "/:.@+-_"
@@ -21,7 +24,16 @@ _SAFE: Final = "/:.@+-_"
 class Destination:
     """A candidate, prepared."""
 
-    __slots__ = ("candidate", "has_no_key", "headers", "key", "prices", "provider_id", "timeout_s")
+    __slots__ = (
+        "_endpoints",
+        "candidate",
+        "has_no_key",
+        "headers",
+        "key",
+        "prices",
+        "provider_id",
+        "timeout_s",
+    )
 
     def __init__(self, candidate: Candidate, environment: Mapping[str, str]) -> None:
         self.candidate = candidate
@@ -36,9 +48,23 @@ class Destination:
         """What an answer says of it."""
         self.prices = msgspec.Raw(candidate.prices.to_bytes())
         """As reports have them."""
+        self._endpoints: dict[tuple[str, bool], UpstreamEndpoint] = {}
         # In the plan of a request without a stream the first token is the whole answer.
         self.timeout_s = min(candidate.timeouts.first_token_s, candidate.timeouts.total_s)
         """How long an attempt may take up to the point of no return, in seconds."""
+
+    def endpoint(self, operation: str, *, stream: bool) -> UpstreamEndpoint:
+        """Where requests for an operation go. Raises NoConnection for an address that we do not send to."""
+        known = self._endpoints.get((operation, stream))
+        if known is not None:
+            return known
+        candidate = self.candidate
+        made = self._endpoints[operation, stream] = UpstreamEndpoint.of(
+            f"{candidate.base_url.rstrip('/')}{PATHS[operation]}",
+            headers.build(candidate, self.key, stream=stream),
+            allow_private=candidate.allow_private,
+        )
+        return made
 
 
 class Destinations:

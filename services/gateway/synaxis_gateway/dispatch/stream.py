@@ -12,7 +12,7 @@ from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.classify import Verdict
-from synaxis_gateway.upstream.client import UpstreamAnswer
+from synaxis_gateway.upstream.answer import UpstreamAnswer
 from synaxis_gateway.upstream.errors import UpstreamError
 from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_stream import DONE, Meaning, Reading, StreamReader

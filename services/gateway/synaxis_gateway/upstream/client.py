@@ -1,89 +1,44 @@
-"""Sends requests to providers and reads what they answer, piece by piece."""
+"""Sends requests to providers: on a connection that is kept from before, or on a new one."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-import aiohttp
+from prometheus_client import Counter
 
-from synaxis_common import egress
-from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable
+from synaxis_gateway.upstream.answer import UpstreamAnswer
+from synaxis_gateway.upstream.connection import PIECE_BYTES, Connection
+from synaxis_gateway.upstream.dialing import Dialer
+from synaxis_gateway.upstream.endpoint import Origin, UpstreamEndpoint
+from synaxis_gateway.upstream.errors import Reset, TooLate
 
-STALE_CONNECTION_S = 1.0
+STALE_CONNECTION_S: Final = 1.0
 """A reused connection that fails later than this was not stale: the provider was at work on the request."""
-LARGE_BODY_BYTES = 512 * 1024
-"""aiohttp writes bytes at one go, and warns from 1 MiB on that this holds up the event loop."""
+SWEEP_EVERY_S: Final = 5.0
+
+CONNECTIONS = Counter("synaxis_gateway_upstream_connections_total", "Connections made to providers")
+
+
+def _at_any_time() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """One POST to a provider."""
 
-    base_url: str
-    path: str
+    endpoint: UpstreamEndpoint
     body: bytes
-    headers: Mapping[str, str] = field(repr=False)
+    request_id: str
     connect_timeout_s: float
-    allow_private: bool
     may_repeat: bool = True
     """Whether it may be sent once more when a kept connection turns out to be closed. The provider may have
     had it all the same: not where each attempt counts against a limit or has to be paid for."""
-    may_begin: Callable[[], bool] = lambda: True
+    may_begin: Callable[[], bool] = _at_any_time
     """Asked when the connection is there, just before the first byte goes out."""
-
-
-class UpstreamAnswer:
-    """The answer of a provider: status and headers are here, the body comes in pieces."""
-
-    def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
-        self._response = response
-        self._left = max_bytes
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
-
-    @property
-    def content_type(self) -> str:
-        """Without parameters, lower case."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-    async def read_some(self) -> bytes:
-        """What has arrived, at least a byte; empty at the end. Raises Reset or Unreadable."""
-        try:
-            data = await self._response.content.readany()
-        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            raise Unreadable(f"broke off its answer ({type(error).__name__})") from error
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            raise Reset(f"closed the connection ({type(error).__name__})") from error
-        self._left -= len(data)
-        if self._left < 0:
-            raise Unreadable("sent more than is taken")
-        return data
-
-    async def read_all(self) -> bytes:
-        """The whole body. Raises Reset or Unreadable."""
-        pieces = []
-        while piece := await self.read_some():
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    async def read_prefix(self, limit: int) -> bytes:
-        """The first bytes of the body, about `limit` of them. Raises Reset or Unreadable."""
-        prefix = b""
-        while len(prefix) < limit and (piece := await self.read_some()):
-            prefix += piece
-        return prefix
-
-    def close(self) -> None:
-        """Let go: an answer that was read to its end leaves the connection for the next request,
-        any other cancels what the provider is doing by closing it."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
 
 
 class UpstreamClient:
@@ -91,10 +46,10 @@ class UpstreamClient:
 
     def __init__(self, max_answer_bytes: int) -> None:
         self._max_answer_bytes = max_answer_bytes
-        self._public = egress.client_session(allow_private=False)
-        self._private = egress.client_session(allow_private=True)
-        for session in (self._public, self._private):
-            session.trace_configs.append(_connection_trace())
+        self._dialer = Dialer()
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def open(self, request: UpstreamRequest) -> UpstreamAnswer:
         """Send a request and wait for the head of its answer. Raises UpstreamError, and TooLate.
@@ -102,74 +57,88 @@ class UpstreamClient:
         A kept connection may have been closed at the very moment we used it; then, and only then, the
         request is sent once more.
         """
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        used = SimpleNamespace(reused=False, may_begin=request.may_begin)
-        try:
-            return await self._send(request, used)
-        except Reset:
-            if not (used.reused and request.may_repeat) or loop.time() - begun > STALE_CONNECTION_S:
-                raise
-            return await self._send(request, SimpleNamespace(reused=False, may_begin=request.may_begin))
+        kept = self._kept(request.endpoint.origin)
+        if kept is not None:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            try:
+                return await self._send(request, kept)
+            except Reset as error:
+                if error.had_begun or not request.may_repeat or loop.time() - begun > STALE_CONNECTION_S:
+                    raise
+        connection = await self._dialer.connect(request.endpoint.origin, request.connect_timeout_s)
+        CONNECTIONS.inc()
+        return await self._send(request, connection)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._public.close()
-        await self._private.close()
+        """Close all connections that nobody uses; those in use are closed when they are let go."""
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # transports are closed in the loop's next round
 
-    async def _send(self, request: UpstreamRequest, used: SimpleNamespace) -> UpstreamAnswer:
-        url = f"{request.base_url.rstrip('/')}{request.path}"
-        session = self._private if request.allow_private else self._public
+    async def _send(self, request: UpstreamRequest, connection: Connection) -> UpstreamAnswer:
+        if not request.may_begin():
+            self._release_unused(request.endpoint.origin, connection)
+            raise TooLate
+        origin = request.endpoint.origin
+        answer = UpstreamAnswer(connection, self._max_answer_bytes, lambda one: self._release(origin, one))
+        body = request.body
         try:
-            egress.check_url(url, allow_private=request.allow_private)
-            response = await session.post(
-                url,
-                data=_payload(request.body),
-                headers=request.headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=request.connect_timeout_s, sock_connect=request.connect_timeout_s
-                ),
-                trace_request_ctx=used,
-            )
-        except egress.ForbiddenAddress as error:
-            raise NoConnection("its address is one we do not send to") from error
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise NoConnection(f"cannot be reached ({type(error).__name__})") from error
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            raise Reset(f"closed the connection ({type(error).__name__})") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise Unreadable(f"did not answer in HTTP ({type(error).__name__})") from error
-        return UpstreamAnswer(response, self._max_answer_bytes)
+            connection.begin(answer, request.endpoint.request_head(request.request_id, len(body)), body)
+            if len(body) > PIECE_BYTES:
+                await connection.send_large(answer, body)
+            await answer.wait_for_head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
+    def _kept(self, origin: Origin) -> Connection | None:
+        """A connection from before, the latest first."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable and not connection.transport.is_closing():
+                if connection.idle_until > asyncio.get_running_loop().time():
+                    return connection
+                connection.close()
+        return None
 
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    """A large body goes out in pieces, so that other requests are served between them."""
-    return body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
+    def _release(self, origin: Origin, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        if self._is_closed:
+            connection.close()
+            return
+        idle = self._idle.get(origin)
+        if idle is None:
+            idle = self._idle[origin] = []
+        idle.append(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
 
+    def _release_unused(self, origin: Origin, connection: Connection) -> None:
+        connection.idle_until = asyncio.get_running_loop().time() + SWEEP_EVERY_S
+        self._release(origin, connection)
 
-def _connection_trace() -> aiohttp.TraceConfig:
-    """Notes whether a connection was used before, and lets nothing go out that is too late."""
-    trace = aiohttp.TraceConfig()
-
-    async def reused(
-        _session: aiohttp.ClientSession,
-        context: SimpleNamespace,
-        _params: aiohttp.TraceConnectionReuseconnParams,
-    ) -> None:
-        context.trace_request_ctx.reused = True
-        if not context.trace_request_ctx.may_begin():
-            raise TooLate
-
-    async def made(
-        _session: aiohttp.ClientSession,
-        context: SimpleNamespace,
-        _params: aiohttp.TraceConnectionCreateEndParams,
-    ) -> None:
-        if not context.trace_request_ctx.may_begin():
-            raise TooLate
-
-    trace.on_connection_reuseconn.append(reused)
-    trace.on_connection_create_end.append(made)
-    trace.freeze()
-    return trace
+    def _swept(self) -> None:
+        """Close what has not been used for too long, and look again while there is anything."""
+        self._sweep = None
+        now = asyncio.get_running_loop().time()
+        for origin, idle in list(self._idle.items()):
+            kept = []
+            for connection in idle:
+                if connection.is_usable and connection.idle_until > now:
+                    kept.append(connection)
+                else:
+                    connection.close()
+            if kept:
+                self._idle[origin] = kept
+            else:
+                del self._idle[origin]
+        if self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)

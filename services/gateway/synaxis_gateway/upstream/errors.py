@@ -14,6 +14,11 @@ class NoConnection(UpstreamError):
 class Reset(UpstreamError):
     """The provider closed the connection without a byte of an answer, or in the midst of one."""
 
+    def __init__(self, message: str, *, had_begun: bool = True) -> None:
+        super().__init__(message)
+        self.had_begun = had_begun
+        """Whether any byte of an answer had come."""
+
 
 class Unreadable(UpstreamError):
     """What came is not HTTP, breaks off against its own word, or is larger than we take."""

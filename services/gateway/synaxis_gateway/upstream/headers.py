@@ -23,13 +23,14 @@ _NEVER_FROM_A_PLAN = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-request-id",
     }
 )
 """Headers that frame the message or carry the key: a provider's own entry must not touch them."""
 
 
-def build(candidate: Candidate, key: str | None, request_id: str, *, stream: bool) -> Mapping[str, str]:
-    """The headers of a request to `candidate`. Nothing of the client's own headers is in them."""
+def build(candidate: Candidate, key: str | None, *, stream: bool) -> Mapping[str, str]:
+    """The headers of all requests to `candidate`. Nothing of the client's own headers is in them."""
     headers = {name.lower(): value for name, value in candidate.headers.items()}
     for name in _NEVER_FROM_A_PLAN & headers.keys():
         del headers[name]
@@ -39,7 +40,6 @@ def build(candidate: Candidate, key: str | None, request_id: str, *, stream: boo
         # A compressed answer could unfold to any size, and could not be passed on as it comes.
         "accept-encoding": "identity",
         "user-agent": USER_AGENT,
-        "x-request-id": request_id,
     }
     if key is not None:
         headers["authorization"] = f"Bearer {key}"

@@ -1,0 +1,107 @@
+"""Makes connections to providers: names resolved and addresses checked, TLS verified, nothing unbounded."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from typing import Final
+
+from synaxis_common import egress
+from synaxis_gateway.upstream.connection import Connection
+from synaxis_gateway.upstream.endpoint import Origin
+from synaxis_gateway.upstream.errors import NoConnection
+
+LEAST_EACH_S: Final = 0.25
+"""The least time an address gets before the next one is tried beside it; RFC 8305 recommends 250 ms."""
+
+
+class Dialer:
+    """Connects to origins. An address that is not answering does not keep the next one from being tried."""
+
+    def __init__(self) -> None:
+        self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._resolved: dict[tuple[str, bool], tuple[float, list[str]]] = {}
+
+    async def connect(self, origin: Origin, timeout: float) -> Connection:
+        """A new connection, names and TLS included within `timeout` seconds. Raises NoConnection."""
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._addresses(origin)
+                return await self._first_of(origin, addresses)
+        except TimeoutError as error:
+            raise NoConnection("cannot be reached (TimeoutError)") from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            raise NoConnection(f"cannot be reached ({type(error).__name__})") from error
+
+    async def _addresses(self, origin: Origin) -> list[str]:
+        """The addresses of a host that we may send to. Raises NoConnection, OSError."""
+        loop = asyncio.get_running_loop()
+        key = origin.host, origin.allow_private
+        known = self._resolved.get(key)
+        if known is not None and loop.time() < known[0]:
+            return known[1]
+        try:
+            ipaddress.ip_address(origin.host.partition("%")[0])
+        except ValueError:
+            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+            texts = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        else:
+            texts = [origin.host]
+        allowed = []
+        for text in texts:
+            try:
+                egress.check_address(text, allow_private=origin.allow_private)
+            except egress.ForbiddenAddress:
+                continue
+            allowed.append(text)
+        if not allowed:
+            raise NoConnection("its address is one we do not send to")
+        self._resolved[key] = (loop.time() + egress.DNS_CACHE_S, allowed)
+        return allowed
+
+    async def _first_of(self, origin: Origin, addresses: list[str]) -> Connection:
+        """The first address to answer; each gets a head start over the next. Raises OSError."""
+        tasks: set[asyncio.Task[Connection]] = set()
+        failure: BaseException | None = None
+        waiting = list(addresses)
+        try:
+            while waiting or tasks:
+                if waiting:
+                    tasks.add(asyncio.create_task(self._reach(origin, waiting.pop(0))))
+                done, tasks = await asyncio.wait(
+                    tasks,
+                    timeout=LEAST_EACH_S if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    if task.exception() is None:
+                        return task.result()
+                    failure = task.exception()
+            raise failure or OSError(f"{origin.host} has no address")
+        finally:
+            for task in tasks:
+                task.cancel()
+                task.add_done_callback(_let_go)
+
+    async def _reach(self, origin: Origin, address: str) -> Connection:
+        loop = asyncio.get_running_loop()
+        transport, connection = await loop.create_connection(
+            Connection,
+            address,
+            origin.port,
+            ssl=self._tls if origin.is_tls else None,
+            server_hostname=origin.host if origin.is_tls else None,
+        )
+        handle = transport.get_extra_info("socket")
+        if handle is not None:
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+
+def _let_go(task: asyncio.Task[Connection]) -> None:
+    """A connection that was made too late is closed."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
