@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nats.errors
 import nats.js.errors
@@ -57,6 +57,7 @@ class Delivery:
 
 Handler = Callable[[Delivery], Awaitable[None]]
 BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
+Split = Callable[[bytes], Sequence[bytes]]
 DeadLetter = Callable[[Delivery, str], Awaitable[None]]
 
 
@@ -197,13 +198,16 @@ class DurableConsumer:
 
     async def _set_aside(self, message: Msg, delivery: Delivery, reason: str) -> None:
         try:
-            await self._dead_letter(delivery, reason)
+            await self._bury(delivery, reason)
         except TryLater:
             await message.nak(delay=1.0)
             return
+        await message.ack()
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        await self._dead_letter(delivery, reason)
         HANDLED.labels(self._spec.durable, "dead_letter").inc()
         log.error("message_set_aside", consumer=self._spec.durable, subject=delivery.subject, reason=reason)
-        await message.ack()
 
 
 async def _release(messages: Sequence[Msg]) -> None:
@@ -222,15 +226,56 @@ class BatchConsumer(DurableConsumer):
     """As `DurableConsumer`, for a handler that takes all that was fetched at once, or nothing of it.
 
     A batch that fails is halved until the message that is to blame stands alone; what becomes of that one is
-    as with `DurableConsumer`, and the others are handled. TryLater is said of the whole batch.
+    as with `DurableConsumer`, and the others are handled. TryLater is said of the whole batch. With `split` a
+    message may hold several things: one that is to blame is set aside without its siblings.
     """
 
-    def __init__(self, bus: Bus, spec: ConsumerSpec, handler: BatchHandler, dead_letter: DeadLetter) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        spec: ConsumerSpec,
+        handler: BatchHandler,
+        dead_letter: DeadLetter,
+        split: Split | None = None,
+    ) -> None:
         async def alone(delivery: Delivery) -> None:
-            await handler([delivery])
+            parts = (delivery.data,) if split is None else split(delivery.data)
+            if len(parts) == 1:
+                await handler([delivery])
+                return
+            try:
+                await handler([delivery])
+            except TryLater:
+                raise
+            except Exception as error:  # noqa: BLE001 - whose fault it is shows when each stands alone
+                log.warning(
+                    "message_split", consumer=spec.durable, parts=len(parts), error=type(error).__name__
+                )
+                await self._handle_parts([replace(delivery, data=part) for part in parts])
 
         super().__init__(bus, spec, alone, dead_letter)
         self._batch_handler = handler
+
+    async def _handle_parts(self, parts: Sequence[Delivery]) -> None:
+        """Handle the parts of a message one by one; what is poison among them is set aside.
+
+        Raises TryLater, and what else kept a part from being handled, when all others have been.
+        """
+        failure: Exception | None = None
+        for part in parts:
+            try:
+                await self._batch_handler([part])
+            except Poison as reason:
+                await self._bury(part, str(reason))
+            except TryLater:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised when the others have been handled
+                if part.num_delivered >= self._spec.max_attempts:
+                    await self._bury(part, f"{type(error).__name__}: {error}")
+                else:
+                    failure = error
+        if failure is not None:
+            raise failure
 
     async def _handle_all(self, messages: Sequence[Msg]) -> None:
         waiting = [messages]

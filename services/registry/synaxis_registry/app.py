@@ -23,6 +23,7 @@ from synaxis_common.consumer import (
 )
 from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
 from synaxis_common.contracts.leases import PlansStale
+from synaxis_common.contracts.usage import split_reports
 from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
 from synaxis_registry.answering import Answering
@@ -49,7 +50,7 @@ T = TypeVar("T")
 
 CATALOG = ConsumerSpec(subjects.STREAM_CATALOG, "registry-catalog", max_ack_pending=1, ack_wait_s=60)
 OBSERVATION = ConsumerSpec(subjects.STREAM_OBSERVATION, "registry-observation", max_ack_pending=64, batch=4)
-USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=4096, batch=256, ack_wait_s=30)
+USAGE = ConsumerSpec(subjects.STREAM_USAGE, "registry-usage", max_ack_pending=4096, batch=64, ack_wait_s=30)
 
 TENANTS_NOTICE, OUTBOX_NOTICE = "synaxis_tenants", "synaxis_outbox"
 NOTICES = ("synaxis_changed", TENANTS_NOTICE, OUTBOX_NOTICE)
@@ -95,7 +96,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     consumers = [
         DurableConsumer(bus, CATALOG, _guarded(catalogs.handle), dead_letter),
         DurableConsumer(bus, OBSERVATION, _guarded(reports.poll), dead_letter),
-        BatchConsumer(bus, USAGE, _guarded(reports.calls), dead_letter),
+        BatchConsumer(bus, USAGE, _guarded(reports.calls), dead_letter, split_reports),
     ]
     for spec, consumer in zip((CATALOG, OBSERVATION, USAGE), consumers, strict=True):
         health.add(spec.durable, consumer.problem)

@@ -16,7 +16,7 @@ from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RefusalCode, RouteRefusal, RouteReply, RouteRequest
-from synaxis_common.contracts.usage import CallReport, RequestOutcome
+from synaxis_common.contracts.usage import CallReport, RequestOutcome, split_reports
 from synaxis_common.settings import ServiceSettings
 from synaxis_gateway.admission.shape import shape_of
 from synaxis_gateway.dispatch.reports import KEPT_S, Reports
@@ -51,6 +51,7 @@ class FlakyBus(Bus):
         self.silent = silent
         self.stored: list[str] = []
         self.tried: list[str] = []
+        self.reported: list[str] = []
         self.asked: list[RouteRequest] = []
 
     @property
@@ -63,6 +64,9 @@ class FlakyBus(Bus):
             self.failures -= 1
             raise BusUnavailable(subject)
         self.stored.append(message_id)
+        self.reported += [
+            str(CallReport.model_validate_json(one).request_id) for one in split_reports(payload)
+        ]
         return len(self.stored)
 
     async def request_bytes(self, subject, payload, reply, timeout, headers=None):  # type: ignore[no-untyped-def]
@@ -77,6 +81,10 @@ class FlakyBus(Bus):
             raise BusUnavailable(subject)
         refusal = RouteRefusal(request_id=request.request_id, code=RefusalCode.MODEL_NOT_FOUND, message="no")
         return RouteReply(answer=refusal)
+
+
+def submit(reports: Reports, one: CallReport) -> None:
+    reports.submit(str(one.request_id), one.to_bytes())
 
 
 def report(request_id: UUID) -> CallReport:
@@ -103,15 +111,33 @@ async def publishing(reports: Reports) -> AsyncIterator[Reports]:
         await asyncio.wait({task})
 
 
-async def test_every_report_is_stored_once_under_the_id_of_its_request() -> None:
+async def test_every_report_is_stored_once_many_in_a_message() -> None:
     bus = FlakyBus()
     reports = Reports(bus, SystemClock(), capacity=1000, spool=None)
     sent = [ids.uuid7() for _ in range(200)]
     async with publishing(reports):
         for request_id in sent:
-            reports.submit(report(request_id))
+            submit(reports, report(request_id))
         assert await reports.flush(2.0) == 0
-    assert bus.stored == [str(request_id) for request_id in sent]
+    assert bus.reported == [str(request_id) for request_id in sent]
+    assert len(bus.stored) == 2
+
+
+async def test_messages_stay_as_they_are_when_they_are_sent_again() -> None:
+    bus = FlakyBus(failures=2)
+    reports = Reports(bus, SystemClock(), capacity=1000, spool=None)
+    sent = [ids.uuid7() for _ in range(200)]
+    async with publishing(reports):
+        for request_id in sent[:150]:
+            submit(reports, report(request_id))
+        async with asyncio.timeout(2):
+            while bus.failures:
+                await asyncio.sleep(0.005)
+        for request_id in sent[150:]:
+            submit(reports, report(request_id))
+        assert await reports.flush(2.0) == 0
+    assert bus.reported == [str(request_id) for request_id in sent]
+    assert bus.tried[:2] == bus.tried[2:4], "with other reports under its id a message would be a duplicate"
 
 
 async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> None:
@@ -119,7 +145,7 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
     reports = Reports(bus, SystemClock(), capacity=10, spool=None)
     request_id = ids.uuid7()
     async with publishing(reports):
-        reports.submit(report(request_id))
+        submit(reports, report(request_id))
         assert await reports.flush(5.0) == 0
     assert bus.tried == [str(request_id)] * 4
     assert bus.stored == [str(request_id)]
@@ -128,7 +154,7 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
 async def test_what_could_not_be_stored_before_the_end_is_counted() -> None:
     reports = Reports(FlakyBus(failures=1000), SystemClock(), capacity=10, spool=None)
     async with publishing(reports):
-        reports.submit(report(ids.uuid7()))
+        submit(reports, report(ids.uuid7()))
         assert await reports.flush(0.1) == 1
 
 
@@ -136,7 +162,7 @@ async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_re
     reports = Reports(FlakyBus(), SystemClock(), capacity=1, spool=None)
     assert reports.problem() is None
     for _ in range(2):
-        reports.submit(report(ids.uuid7()))
+        submit(reports, report(ids.uuid7()))
     assert reports.problem() is not None
     async with publishing(reports):
         assert await reports.flush(2.0) == 0
@@ -148,10 +174,10 @@ async def test_what_the_bus_may_have_lost_is_sent_again_for_a_minute(tmp_path: P
     reports = Reports(bus, clock, capacity=10, spool=spool)
     early, late = ids.uuid7(), ids.uuid7()
     async with publishing(reports):
-        reports.submit(report(early))
+        submit(reports, report(early))
         await eventually_stored(bus, 1)
         clock.seconds += KEPT_S - 1
-        reports.submit(report(late))
+        submit(reports, report(late))
         await eventually_stored(bus, 2)
         await reports.send_again()
         await eventually_stored(bus, 4)
@@ -167,7 +193,7 @@ async def test_what_the_bus_may_have_lost_is_sent_again_for_a_minute(tmp_path: P
 async def test_a_killed_gateway_leaves_what_the_bus_may_yet_lose(tmp_path: Path) -> None:
     bus, spool = FlakyBus(), Spool(tmp_path, "g")
     async with publishing(Reports(bus, SystemClock(), capacity=10, spool=spool)) as reports:
-        reports.submit(report(ids.uuid7()))
+        submit(reports, report(ids.uuid7()))
         await eventually_stored(bus, 1)
     (file,) = (tmp_path / "g").glob("*.spool")
     assert unframe(file.read_bytes().strip()) is not None

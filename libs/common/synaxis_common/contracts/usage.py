@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
@@ -101,3 +102,13 @@ class CallReport(Message):
     latency_s: float
     time_to_first_token_s: float | None = None
     attempts: tuple[AttemptReport, ...] = ()
+
+
+def split_reports(message: bytes) -> list[bytes]:
+    """The reports in a message of `synaxis.usage.v1`: one or more, each a line of its own."""
+    return message.split(b"\n")
+
+
+def join_reports(reports: Sequence[bytes]) -> bytes:
+    """The message that carries `reports`. JSON has no line breaks of its own."""
+    return b"\n".join(reports)

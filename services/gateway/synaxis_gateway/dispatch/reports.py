@@ -12,17 +12,24 @@ from dataclasses import dataclass
 
 import msgspec
 
-from synaxis_common import subjects
+from synaxis_common import ids, subjects
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import Clock
+from synaxis_common.contracts.usage import join_reports
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.spool import Abandoned, Segment, Spool
 
 log = get_logger(__name__)
 
+GATHER_S = 0.005
+"""How long a report waits for others, to go out with them in one message."""
 BATCH = 128
-"""Reports that wait for the bus at once."""
+"""Reports in a message."""
+BATCH_BYTES = 256 * 1024
+"""In a message, but for a single report that is larger: a quarter of what NATS takes."""
+IN_FLIGHT = 8
+"""Messages that wait for the bus at once."""
 FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 10.0
 ADOPT_EVERY_S = 15.0
@@ -33,9 +40,31 @@ KEPT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    message_id: str
+    request_id: str
     payload: bytes
     segment: Segment | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What goes out in one message. Once made it stays as it is, however often it is sent: with other reports
+    under the same id JetStream would take it for a duplicate."""
+
+    message_id: str
+    payload: bytes
+    reports: tuple[_Waiting, ...]
+
+
+def _next_batch(waiting: deque[_Waiting]) -> _Batch:
+    """Take as many reports as go into one message."""
+    reports = [waiting.popleft()]
+    size = len(reports[0].payload)
+    while waiting and len(reports) < BATCH and size + len(waiting[0].payload) < BATCH_BYTES:
+        size += len(waiting[0].payload) + 1
+        reports.append(waiting.popleft())
+    # A report by itself is known by its request's id, as it is in the ledger.
+    message_id = reports[0].request_id if len(reports) == 1 else ids.uuid7_text()
+    return _Batch(message_id, join_reports([one.payload for one in reports]), tuple(reports))
 
 
 class _Named(msgspec.Struct):
@@ -53,8 +82,12 @@ class Reports:
         self._capacity = capacity
         self._spool = spool
         self._waiting: deque[_Waiting] = deque()
-        self._kept: deque[tuple[float, _Waiting]] = deque()
-        """What is stored, with when that was; no more of it than `capacity`."""
+        self._unsent: deque[_Batch] = deque()
+        self._count = 0
+        """Reports in both of these."""
+        self._kept: deque[tuple[float, _Batch]] = deque()
+        """What is stored, with when that was; no more reports than `capacity`."""
+        self._kept_count = 0
         self._is_stuck = False
         """The bus did not take what it was last given."""
         self._some = asyncio.Event()
@@ -64,7 +97,7 @@ class Reports:
     @property
     def is_full(self) -> bool:
         """Whether requests must be refused, because what they use could not be reported."""
-        return len(self._waiting) >= self._capacity
+        return self._count >= self._capacity
 
     def problem(self) -> str | None:
         """Why the reports keep the gateway from being ready."""
@@ -83,25 +116,35 @@ class Reports:
         Never waits, never refuses: the request is done, and was not free.
         """
         segment = None if self._spool is None else self._spool.append(payload)
-        self._wait(_Waiting(request_id, payload, segment))
+        self._waiting.append(_Waiting(request_id, payload, segment))
+        self._count += 1
+        if self._count == 1:
+            self._some.set()
+            self._none.clear()
 
     async def send_again(self) -> None:
         """The bus may have lost what it had stored."""
         self._forget_old()
         again, self._kept = self._kept, deque()
-        for _, one in again:
-            self._wait(one)
-        metrics.REPORTS_REPEATED.inc(len(again))
+        count, self._kept_count = self._kept_count, 0
+        self._unsent.extend(batch for _, batch in again)
+        self._count += count
+        if self._count:
+            self._some.set()
+            self._none.clear()
+        metrics.REPORTS_REPEATED.inc(count)
 
     async def run(self) -> None:
         """Publish until cancelled."""
         delay = FIRST_DELAY_S
         while True:
             await self._some.wait()
+            if len(self._waiting) < BATCH:
+                await asyncio.sleep(GATHER_S)
             if await self._publish_some():
                 delay = FIRST_DELAY_S
                 continue
-            log.warning("call_reports_not_stored", waiting=len(self._waiting), retry_in_s=delay)
+            log.warning("call_reports_not_stored", waiting=self._count, retry_in_s=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, MAX_DELAY_S)
 
@@ -120,21 +163,17 @@ class Reports:
                 await self._none.wait()
         except TimeoutError:
             if self._spool is None:
-                log.error("call_reports_lost", count=len(self._waiting))
+                log.error("call_reports_lost", count=self._count)
             else:
-                log.warning("call_reports_left_in_spool", count=len(self._waiting))
+                log.warning("call_reports_left_in_spool", count=self._count)
         self._forget(len(self._kept))
-        return len(self._waiting)
+        return self._count
 
-    def _wait(self, one: _Waiting) -> None:
-        self._waiting.append(one)
-        metrics.REPORTS_WAITING.set(len(self._waiting))
-        self._some.set()
-        self._none.clear()
-
-    def _keep(self, one: _Waiting) -> None:
-        self._kept.append((self._clock.monotonic(), one))
-        self._forget(len(self._kept) - self._capacity)
+    def _keep(self, batch: _Batch) -> None:
+        self._kept.append((self._clock.monotonic(), batch))
+        self._kept_count += len(batch.reports)
+        while self._kept_count > self._capacity:
+            self._forget(1)
 
     def _forget_old(self) -> None:
         now = self._clock.monotonic()
@@ -142,28 +181,35 @@ class Reports:
 
     def _forget(self, count: int) -> None:
         for _ in range(count):
-            _, one = self._kept.popleft()
-            if one.segment is not None and self._spool is not None:
-                self._spool.stored(one.segment)
+            _, batch = self._kept.popleft()
+            self._kept_count -= len(batch.reports)
+            for one in batch.reports:
+                if one.segment is not None and self._spool is not None:
+                    self._spool.stored(one.segment)
 
     async def _publish_some(self) -> bool:
-        """Publish a batch. False: some of it stays in the queue, to be sent again with the same id."""
-        batch = [self._waiting[position] for position in range(min(BATCH, len(self._waiting)))]
-        stored = await asyncio.gather(*(self._store(one.message_id, one.payload) for one in batch))
-        for _ in batch:
-            self._waiting.popleft()
-        failed = [one for one, done in zip(batch, stored, strict=True) if not done]
-        for one, done in zip(batch, stored, strict=True):
+        """Publish some messages. False: some stay in the queue, to be sent again as they are."""
+        self._gather()
+        batches = [self._unsent.popleft() for _ in range(min(IN_FLIGHT, len(self._unsent)))]
+        stored = await asyncio.gather(*(self._store(one.message_id, one.payload) for one in batches))
+        failed = [one for one, done in zip(batches, stored, strict=True) if not done]
+        for one, done in zip(batches, stored, strict=True):
             if done:
                 self._keep(one)
-        self._waiting.extendleft(reversed(failed))
+                self._count -= len(one.reports)
+        self._unsent.extendleft(reversed(failed))
         self._is_stuck = bool(failed)
-        metrics.REPORTS_RETRIED.inc(len(failed))
-        metrics.REPORTS_WAITING.set(len(self._waiting))
-        if not self._waiting:
+        metrics.REPORTS_RETRIED.inc(sum(len(one.reports) for one in failed))
+        metrics.REPORTS_WAITING.set(self._count)
+        if not self._count:
             self._some.clear()
             self._none.set()
         return not failed
+
+    def _gather(self) -> None:
+        """Make messages of what waits, as many as go out at once."""
+        while self._waiting and len(self._unsent) < IN_FLIGHT:
+            self._unsent.append(_next_batch(self._waiting))
 
     async def _store(self, message_id: str, payload: bytes) -> bool:
         try:
@@ -175,9 +221,12 @@ class Reports:
     async def _adopt(self, left: Abandoned) -> None:
         try:
             found = await asyncio.to_thread(left.reports)
-            for payload in found:
-                message_id = msgspec.json.decode(payload, type=_Named).request_id
-                while not await self._store(message_id, payload):  # noqa: ASYNC110 - the bus says nothing
+            waiting = deque(
+                _Waiting(msgspec.json.decode(one, type=_Named).request_id, one, None) for one in found
+            )
+            while waiting:
+                batch = _next_batch(waiting)
+                while not await self._store(batch.message_id, batch.payload):  # noqa: ASYNC110 - it says nothing
                     await asyncio.sleep(FIRST_DELAY_S)
         except BaseException:
             left.let_go()

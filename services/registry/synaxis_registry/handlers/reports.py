@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 from prometheus_client import Counter, Histogram
 
 from synaxis_common.clock import Clock
 from synaxis_common.consumer import Delivery
 from synaxis_common.contracts.observation import ProviderObservation
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome, CallReport, split_reports
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
@@ -25,6 +26,9 @@ from synaxis_registry.store import catalog, ledger
 from synaxis_registry.store.database import Connection, Database
 
 log = get_logger(__name__)
+
+AT_ONCE: Final = 500
+"""Reports recorded in one transaction: longer ones hold tenants' locks longer than a lease lives."""
 
 CALLS = Counter("synaxis_calls_total", "Requests put into the ledger, by outcome", ["outcome"])
 SPENT = Counter("synaxis_spent_usd_total", "What requests have cost, in USD")
@@ -52,8 +56,20 @@ class ReportHandlers:
         POLLS.labels(message.outcome.value).inc()
 
     async def calls(self, deliveries: Sequence[Delivery]) -> None:
-        """Put requests into the ledger, all of them or none. Raises pydantic.ValidationError."""
-        reports = [CallReport.model_validate_json(delivery.data) for delivery in deliveries]
+        """Put requests into the ledger, some hundred at a time. Raises pydantic.ValidationError.
+
+        Done again after a failure it changes nothing: a request is in the ledger once.
+        """
+        reports = [
+            CallReport.model_validate_json(line)
+            for delivery in deliveries
+            for line in split_reports(delivery.data)
+        ]
+        for begin in range(0, len(reports), AT_ONCE):
+            await self._record(reports[begin : begin + AT_ONCE])
+
+    async def _record(self, reports: Sequence[CallReport]) -> None:
+        """All of them or none."""
         settled = [(report, settlement(report)) for report in reports]
         # One statement: a registry that is stopped in the midst of it holds no budget's lock.
         added = await self._database.call(lambda connection: ledger.record(connection, settled))
