@@ -31,14 +31,19 @@ class Script:
         self._steps = list(steps)
         self.headers: dict[str, str] = {}
 
-    async def read_some(self) -> bytes:
-        while self._steps:
-            step = self._steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            if isinstance(step, bytes):
-                return step
-            await asyncio.sleep(step)
+    @property
+    def at_eof(self) -> bool:
+        return not self._steps
+
+    async def read_some(self, timeout: float | None = None) -> bytes:
+        async with asyncio.timeout(timeout):
+            while self._steps:
+                step = self._steps.pop(0)
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, bytes):
+                    return step
+                await asyncio.sleep(step)
         return b""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,32 +103,30 @@ class Attempts:
         answer: UpstreamAnswer | None = None
         handed_over = False
         try:
-            async with asyncio.timeout(patience_s(call, destination, is_last=is_last)):
-                answer = await self._client.open(
-                    UpstreamRequest(
-                        endpoint=destination.endpoint(ask.endpoint, stream=ask.stream),
-                        body=ask.upstream_body(candidate.provider_model_id),
-                        request_id=call.request_id,
-                        connect_timeout_s=candidate.timeouts.connect_s,
-                        may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
-                        may_begin=may_begin,
-                    )
+            answer = await self._client.open(
+                UpstreamRequest(
+                    endpoint=destination.endpoint(ask.endpoint, stream=ask.stream),
+                    body=ask.upstream_body(candidate.provider_model_id),
+                    request_id=call.request_id,
+                    connect_timeout_s=candidate.timeouts.connect_s,
+                    answer_within_s=patience_s(call, destination, is_last=is_last),
+                    may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
+                    may_begin=may_begin,
                 )
-                attempt.http_status = answer.status
-                if answer.status != 200:
-                    return await self._refused(call, answer, key)
-                if answer.content_type in ("text/html", "application/xhtml+xml"):
-                    return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
-                if not ask.stream:
-                    return await self._whole(call, attempt, answer)
-                stream = UpstreamStream(
-                    answer, attempt, call.clock, ask.measures, drop_usage=not ask.usage_asked
-                )
-                verdict = await stream.wait_for_content()
-                if verdict is not None:
-                    return Failed(verdict, answer.status)
-                handed_over = True
-                return Begun(stream, _total_s(call, candidate, since=attempt.started))
+            )
+            attempt.http_status = answer.status
+            if answer.status != 200:
+                return await self._refused(call, answer, key)
+            if answer.content_type in ("text/html", "application/xhtml+xml"):
+                return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
+            if not ask.stream:
+                return await self._whole(call, attempt, answer)
+            stream = UpstreamStream(answer, attempt, call.clock, ask.measures, drop_usage=not ask.usage_asked)
+            verdict = await stream.wait_for_content()
+            if verdict is not None:
+                return Failed(verdict, answer.status)
+            handed_over = True
+            return Begun(stream, _total_s(call, candidate, since=attempt.started))
         except (UpstreamError, TimeoutError) as error:
             return Failed(classify.failure(error), attempt.http_status)
         finally:

@@ -43,7 +43,7 @@ def written(call: Call, http_status: int) -> bytes:
             "operation": measures.operation,
             "stream": measures.stream,
             "started_at": call.started_at,
-            "outcome": outcome(call, http_status).value,
+            "outcome": outcome(call, http_status),
             "http_status": http_status,
             "latency_s": ended - call.started,
             "time_to_first_token_s": call.first_token_s,
@@ -85,7 +85,7 @@ def _attempt(attempt: Attempt, now: float) -> dict[str, Any]:
     return {
         "provider_id": destination.provider_id,
         "provider_model_id": attempt.candidate.provider_model_id,
-        "outcome": (attempt.outcome or AttemptOutcome.ABANDONED).value,
+        "outcome": attempt.outcome or AttemptOutcome.ABANDONED,
         "http_status": attempt.http_status,
         "latency_s": (now if attempt.ended is None else attempt.ended) - started,
         "time_to_first_token_s": None if attempt.first_token is None else attempt.first_token - started,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import msgspec
@@ -128,17 +127,16 @@ class UpstreamStream:
     async def drain(self, timeout: float) -> None:
         """After the end: read the rest, which is nothing, so that the connection can be kept."""
         try:
-            async with asyncio.timeout(timeout):
-                while await self.answer.read_some():
-                    pass
+            while not self.answer.at_eof:
+                if not await self.answer.read_some(timeout):
+                    return
         except (UpstreamError, TimeoutError):
             return  # the answer is complete; the connection is closed instead of kept
 
     async def _read_on(self, timeout: float) -> list[Event]:
         """The next events. A failure after every choice is finished is only a lack of manners."""
         try:
-            async with asyncio.timeout(timeout):
-                return await self._more_events()
+            return await self._more_events(timeout)
         except (UpstreamError, EventTooLarge, TimeoutError) as error:
             if self._reader.is_complete:
                 self._ended = True
@@ -148,8 +146,8 @@ class UpstreamStream:
             silent = isinstance(error, TimeoutError)
             raise StreamCut("fell silent" if silent else "sent an event that does not end") from error
 
-    async def _more_events(self) -> list[Event]:
-        data = await self.answer.read_some()
+    async def _more_events(self, timeout: float | None = None) -> list[Event]:
+        data = await self.answer.read_some(timeout)
         if data:
             return self._splitter.feed(data)
         self._ended = True

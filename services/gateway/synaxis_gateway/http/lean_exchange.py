@@ -43,6 +43,7 @@ class LeanExchange:
     __slots__ = (
         "_body",
         "_headers",
+        "_keys",
         "_length",
         "_limit",
         "_resumed",
@@ -67,7 +68,8 @@ class LeanExchange:
         self.request_id = ids.uuid7_text()
         self.key_hash = ""
         self.notes: dict[str, object] = {}
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
+        self._keys: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self._length: int | None = None
         self._body: list[bytes] = []
         self._size = 0
@@ -89,8 +91,14 @@ class LeanExchange:
         """A header of the request."""
         self.header_count += 1
         name = name.lower()
-        if name in _KEPT:
-            self._headers.append((name, value))
+        if name not in _KEPT:
+            return
+        if name == b"authorization":
+            self._keys = (*self._keys[0], value.decode("utf-8", "surrogateescape")), self._keys[1]
+        elif name == b"x-api-key":
+            self._keys = self._keys[0], (*self._keys[1], value.decode("utf-8", "surrogateescape"))
+        else:
+            self._headers.setdefault(name, value)
 
     def head_is_there(self, *, keep_alive: bool) -> None:
         """All headers have come."""
@@ -141,26 +149,17 @@ class LeanExchange:
 
     def header(self, name: str) -> str | None:
         """A header of the request, the first of its name."""
-        wanted = name.encode()
-        for known, value in self._headers:
-            if known == wanted:
-                return value.decode("latin-1")
-        return None
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     def keys(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The values of `Authorization` and of `x-api-key`."""
-        authorizations: tuple[str, ...] = ()
-        plain: tuple[str, ...] = ()
-        for name, value in self._headers:
-            if name == b"authorization":
-                authorizations = (*authorizations, value.decode("utf-8", "surrogateescape"))
-            elif name == b"x-api-key":
-                plain = (*plain, value.decode("utf-8", "surrogateescape"))
-        return authorizations, plain
+        return self._keys
 
     async def body(self, limit: int, timeout: float) -> bytes:
         """The body. Raises an ApiError: 413 above `limit` bytes, 415 compressed, 408 after `timeout` s."""
-        body.check_encoding(self.header("content-encoding"))
+        if b"content-encoding" in self._headers:
+            body.check_encoding(self.header("content-encoding"))
         if self._length is not None and self._length > limit:
             raise body.too_large(limit)
         if not self.is_complete:
@@ -220,13 +219,12 @@ class LeanExchange:
     def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
         if self._surroundings.is_closing or not self.is_complete:
             self.keep_alive = False
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", "Server: synaxis", _date()]
-        lines.append(f"x-request-id: {self.request_id}")
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if not self.keep_alive:
-            lines.append("Connection: close")
-        lines.append(framing)
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        closing = "" if self.keep_alive else "Connection: close\r\n"
+        return (
+            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\nServer: synaxis\r\n{_date()}"
+            f"x-request-id: {self.request_id}\r\n{own}{closing}{framing}\r\n\r\n"
+        ).encode("latin-1")
 
 
 class _Date:
@@ -239,5 +237,5 @@ class _Date:
 def _date() -> str:
     now = int(time.time())
     if now != _Date.second:
-        _Date.second, _Date.line = now, f"Date: {formatdate(now, usegmt=True)}"
+        _Date.second, _Date.line = now, f"Date: {formatdate(now, usegmt=True)}\r\n"
     return _Date.line

@@ -32,6 +32,7 @@ class UpstreamAnswer:
         "_error",
         "_headers",
         "_is_paused",
+        "_loop",
         "_pieces",
         "_release",
         "_size",
@@ -41,12 +42,14 @@ class UpstreamAnswer:
         "has_ended",
         "has_head",
         "head_bytes",
+        "header_count",
         "raw_headers",
         "status",
     )
 
     def __init__(self, connection: Connection, at_most: int, release: Callable[[Connection], None]) -> None:
         self._connection = connection
+        self._loop = connection.loop
         self._release = release
         self._at_most = at_most
         self._size = 0
@@ -59,7 +62,9 @@ class UpstreamAnswer:
         self._deadline = math.inf
         self._headers: dict[str, str] | None = None
         self._is_paused = False
-        self.raw_headers: list[tuple[bytes, bytes]] = []
+        self.raw_headers: dict[bytes, bytes] = {}
+        """By name in lower case; of those that come twice the last."""
+        self.header_count = 0
         self.head_bytes = 0
         self.has_head = False
         self.has_ended = False
@@ -72,8 +77,8 @@ class UpstreamAnswer:
         """The headers of the answer, by name in lower case; of those that come twice the last."""
         if self._headers is None:
             self._headers = {
-                name.decode("latin-1").lower(): value.decode("utf-8", "replace")
-                for name, value in self.raw_headers
+                name.decode("latin-1"): value.decode("utf-8", "replace")
+                for name, value in self.raw_headers.items()
             }
         return self._headers
 
@@ -99,7 +104,8 @@ class UpstreamAnswer:
     async def read_some(self, timeout: float | None = None) -> bytes:
         """What has arrived, at least a byte; empty at the end.
 
-        Raises Reset or Unreadable, and TimeoutError when nothing has come for `timeout` seconds.
+        Raises Reset or Unreadable, and TimeoutError when nothing has come for `timeout` seconds; without it
+        what was said last to `expect_within` counts.
         """
         while True:
             if self._pieces:
@@ -115,14 +121,9 @@ class UpstreamAnswer:
                 raise self._error
             if self.has_ended:
                 return b""
-            if timeout is None:
-                await self._wait()
-            else:
-                self._expect_within(timeout)
-                try:
-                    await self._wait()
-                finally:
-                    self._deadline = math.inf
+            if timeout is not None:
+                self.expect_within(timeout)
+            await self._wait()
 
     async def read_all(self) -> bytes:
         """The whole body. Raises Reset or Unreadable."""
@@ -154,7 +155,7 @@ class UpstreamAnswer:
         if self.has_ended and self._error is None and connection.is_usable:
             if self._is_paused:
                 connection.transport.resume_reading()
-            connection.idle_until = asyncio.get_running_loop().time() + self._idle_s()
+            connection.idle_until = self._loop.time() + self._idle_s()
             self._release(connection)
         else:
             connection.close()
@@ -165,6 +166,8 @@ class UpstreamAnswer:
         """The head is there."""
         self.status = status
         self.has_head = True
+        if b"content-encoding" not in self.raw_headers:
+            return
         try:
             self._decoder = decoder_for(self._header(b"content-encoding"))
         except Unreadable as error:
@@ -222,11 +225,8 @@ class UpstreamAnswer:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _header(self, wanted: bytes) -> str:
-        for name, value in self.raw_headers:
-            if name.lower() == wanted:
-                return value.decode("latin-1")
-        return ""
+    def _header(self, name: bytes) -> str:
+        return self.raw_headers.get(name, b"").decode("latin-1")
 
     def _ends_with_connection(self) -> bool:
         """Whether the body has no other end than that of the connection."""
@@ -234,38 +234,42 @@ class UpstreamAnswer:
         return not is_chunked and not self._header(b"content-length")
 
     def _idle_s(self) -> float:
+        if b"keep-alive" not in self.raw_headers:
+            return IDLE_S
         for part in self._header(b"keep-alive").split(","):
             name, _, value = part.strip().partition("=")
             if name.lower() == "timeout" and value.isdecimal():
                 return min(IDLE_S, max(float(value) - _MARGIN_S, 0.0))
         return IDLE_S
 
+    def expect_within(self, seconds: float) -> None:
+        """Have whoever waits for more fail with a TimeoutError in `seconds`. One timer serves many waits."""
+        loop = self._loop
+        self._deadline = deadline = loop.time() + seconds
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= deadline:
+                return
+            timer.cancel()
+        self._timer = loop.call_at(deadline, self._look)
+
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        if self._timer is None and self._deadline < math.inf:
+            raise TimeoutError
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
 
-    def _expect_within(self, seconds: float) -> None:
-        """Have whoever waits fail after `seconds`. One timer serves many waits."""
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + seconds
-        if self._timer is None:
-            self._timer = loop.call_at(self._deadline, self._look)
-        elif self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = loop.call_at(self._deadline, self._look)
-
     def _look(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        if self._deadline <= loop.time():
-            waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(TimeoutError())
-        elif self._deadline < math.inf:
-            self._timer = loop.call_at(self._deadline, self._look)
+        if self._deadline > self._loop.time():
+            self._timer = self._loop.call_at(self._deadline, self._look)
+            return
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(TimeoutError())
 
 
 def _why(exc: Exception | None) -> str:

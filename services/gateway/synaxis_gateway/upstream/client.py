@@ -34,6 +34,8 @@ class UpstreamRequest:
     body: bytes
     request_id: str
     connect_timeout_s: float
+    answer_within_s: float
+    """From when it is sent; the answer keeps to it until it is told otherwise (`expect_within`)."""
     may_repeat: bool = True
     """Whether it may be sent once more when a kept connection turns out to be closed. The provider may have
     had it all the same: not where each attempt counts against a limit or has to be paid for."""
@@ -66,7 +68,8 @@ class UpstreamClient:
             except Reset as error:
                 if error.had_begun or not request.may_repeat or loop.time() - begun > STALE_CONNECTION_S:
                     raise
-        connection = await self._dialer.connect(request.endpoint.origin, request.connect_timeout_s)
+        patience_s = min(request.connect_timeout_s, request.answer_within_s)
+        connection = await self._dialer.connect(request.endpoint.origin, patience_s)
         CONNECTIONS.inc()
         return await self._send(request, connection)
 
@@ -88,10 +91,12 @@ class UpstreamClient:
         origin = request.endpoint.origin
         answer = UpstreamAnswer(connection, self._max_answer_bytes, lambda one: self._release(origin, one))
         body = request.body
+        answer.expect_within(request.answer_within_s)
         try:
             connection.begin(answer, request.endpoint.request_head(request.request_id, len(body)), body)
             if len(body) > PIECE_BYTES:
-                await connection.send_large(answer, body)
+                async with asyncio.timeout(request.answer_within_s):
+                    await connection.send_large(answer, body)
             await answer.wait_for_head()
         except BaseException:
             answer.close()

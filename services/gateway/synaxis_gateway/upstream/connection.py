@@ -20,7 +20,7 @@ class Connection(asyncio.Protocol):
     """What the parser says goes into the answer at hand."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._writable: asyncio.Future[None] | None = None
         self.answer: UpstreamAnswer | None = None
@@ -55,13 +55,13 @@ class Connection(asyncio.Protocol):
             answer.fail(Unreadable(f"did not answer in HTTP ({type(error).__name__})"))
         if not answer.has_head:
             answer.head_bytes += len(data)
-            if answer.head_bytes > MAX_HEAD_BYTES or len(answer.raw_headers) > MAX_HEADERS:
+            if answer.head_bytes > MAX_HEAD_BYTES or answer.header_count > MAX_HEADERS:
                 answer.fail(Unreadable("sent a head that is too large"))
         answer.wake()
 
     def pause_writing(self) -> None:
         if self._writable is None:
-            self._writable = self._loop.create_future()
+            self._writable = self.loop.create_future()
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
@@ -97,7 +97,8 @@ class Connection(asyncio.Protocol):
         """A header, or a trailer, which nobody asks for."""
         answer = self.answer
         if answer is not None and not answer.has_head:
-            answer.raw_headers.append((name, value))
+            answer.raw_headers[name.lower()] = value
+            answer.header_count += 1
 
     def on_headers_complete(self) -> None:
         """The head of the answer, or of an interim one."""

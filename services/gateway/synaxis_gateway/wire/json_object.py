@@ -33,10 +33,6 @@ class JsonObject:
         if not body.strip():
             raise NotAnObject("The request body is empty; send a JSON object.")
         try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            raise NotAnObject(f"The request body is not valid UTF-8 (byte {error.start}).") from error
-        try:
             raw = {name: bytes(value) for name, value in _RAW_OBJECT.decode(body).items()}
             # Reading everything once finds what raw values hide: 1e999, lone surrogates, too much depth.
             values = msgspec.json.decode(body)
@@ -47,8 +43,9 @@ class JsonObject:
                 raise NotAnObject("The request body must be a JSON object.") from error
             raise NotAnObject(f"The request body holds a value out of range: {error}.") from error
         except (msgspec.DecodeError, ValueError) as error:
+            _check_utf8(body)
             raise NotAnObject(f"The request body is not valid JSON: {error}.") from error
-        if not _names_are_unique(body, raw):
+        if not (_is_compact(body, raw) or _names_are_unique(body, raw)):
             raise NotAnObject("The request body has a field twice; which one counts would be a guess.")
         return cls(values, raw)
 
@@ -62,6 +59,25 @@ class JsonObject:
         return b"{%s}" % b",".join(
             msgspec.json.encode(name) + b":" + value for name, value in members.items()
         )
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise NotAnObject(f"The request body is not valid UTF-8 (byte {error.start}).") from error
+
+
+def _is_compact(body: bytes, raw: dict[str, bytes]) -> bool:
+    """Whether the members of `raw` fill `body`, which is valid, to the last byte: as most clients write it.
+
+    A name takes its own length at least, and each member two quotes, a colon and a comma or brace. So where
+    the sum is the length of the body there is no room for a second member of the same name.
+    """
+    length = 1
+    for name, value in raw.items():
+        length += len(name) + len(value) + 4
+    return length == len(body)
 
 
 def _names_are_unique(body: bytes, raw: dict[str, bytes]) -> bool:
