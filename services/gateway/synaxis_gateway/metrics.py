@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from synaxis_gateway.tallies import Counts, Level, Spreads
+
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
-REQUESTS = Counter("synaxis_gateway_requests_total", "Requests answered", ["endpoint", "status"])
-IN_FLIGHT = Gauge("synaxis_gateway_requests_in_flight", "Requests being answered")
-ATTEMPTS = Counter("synaxis_gateway_attempts_total", "Attempts at providers", ["provider", "outcome"])
+REQUESTS = Counts("synaxis_gateway_requests", "Requests answered", ["endpoint", "status"])
+IN_FLIGHT = Level("synaxis_gateway_requests_in_flight", "Requests being answered")
+ATTEMPTS = Counts("synaxis_gateway_attempts", "Attempts at providers", ["provider", "outcome"])
 FAILOVERS = Counter("synaxis_gateway_failovers_total", "Attempts after a request's first")
 RETRIES_REFUSED = Counter(
     "synaxis_gateway_retries_refused_total", "Failovers that the retry budget did not allow"
 )
-LATENCY = Histogram(
-    "synaxis_gateway_request_seconds",
-    "From a request to the end of its answer",
-    ["endpoint"],
-    buckets=SECONDS,
+LATENCY = Spreads(
+    "synaxis_gateway_request_seconds", "From a request to the end of its answer", SECONDS, ["endpoint"]
 )
-FIRST_TOKEN = Histogram(
-    "synaxis_gateway_first_token_seconds",
-    "From a request to its first content, streams only",
-    buckets=SECONDS,
+FIRST_TOKEN = Spreads(
+    "synaxis_gateway_first_token_seconds", "From a request to its first content, streams only", SECONDS
 )
 REPORTS_WAITING = Gauge("synaxis_gateway_reports_waiting", "Call reports that the bus has not stored yet")
 REPORTS_RETRIED = Counter("synaxis_gateway_reports_retried_total", "Call reports that had to be sent again")
@@ -33,8 +30,8 @@ REPORTS_REPEATED = Counter(
 REPORTS_ADOPTED = Counter(
     "synaxis_gateway_reports_adopted_total", "Call reports found in the spool of a gateway that is gone"
 )
-ADMISSIONS = Counter(
-    "synaxis_gateway_admissions_total",
+ADMISSIONS = Counts(
+    "synaxis_gateway_admissions",
     "Requests by how they were admitted: from what was held, by asking a registry, or refused",
     ["how"],
 )

@@ -22,6 +22,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from synaxis_common.logging import get_logger
+from synaxis_gateway.tallies import Counts
 
 log = get_logger(__name__)
 
@@ -30,7 +31,7 @@ SYNC_EVERY_S: Final = 0.05
 LOCK_NAME: Final = "lock"
 SUFFIX: Final = ".spool"
 
-SPOOLED_BYTES = Counter("synaxis_gateway_spooled_bytes_total", "Written to the spool")
+SPOOLED_BYTES: Final = Counts("synaxis_gateway_spooled_bytes", "Written to the spool").of()
 SEGMENTS = Gauge("synaxis_gateway_spool_segments", "Files of the spool that hold reports")
 WRITE_ERRORS = Counter("synaxis_gateway_spool_errors_total", "Reports that could not be written to the spool")
 SYNC_SECONDS = Histogram("synaxis_gateway_spool_sync_seconds", "Time of one fsync of the spool")
@@ -87,7 +88,7 @@ class Spool:
             self._problem = f"the spool cannot be written: {error.strerror or error}"
             return None
         self._problem = None
-        SPOOLED_BYTES.inc(written)
+        SPOOLED_BYTES.count += written
         segment.waiting += 1
         self._dirty.add(segment.descriptor)
         return segment

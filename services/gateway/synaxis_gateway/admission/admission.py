@@ -35,7 +35,7 @@ AWAY_PATIENCE_S: Final = 0.5
 
 _ABOUT_LIMITS: Final = frozenset({RefusalCode.RATE_LIMIT_EXCEEDED, RefusalCode.INSUFFICIENT_QUOTA})
 _NOTHING: Final = Decimal(0)
-_HELD: Final = metrics.ADMISSIONS.labels("held")
+_HELD: Final = metrics.ADMISSIONS.of("held")
 
 
 @dataclass(slots=True)
@@ -108,11 +108,11 @@ class Admission:
                 held.account.arrived(now)
             admitted = self._admit_from(held, now)
             if admitted is not None:
-                _HELD.inc()
+                _HELD.count += 1
                 return admitted
         refused = self._refused.get(shape)
         if refused is not None and now < refused[0]:
-            metrics.ADMISSIONS.labels("refused_again").inc()
+            metrics.ADMISSIONS.of("refused_again").count += 1
             return refused[1]
         return await self._admit_by_asking(shape)
 
@@ -230,10 +230,10 @@ class Admission:
                 held = self._plans.get(shape)
                 admitted = None if held is None else self._admit_from(held, self._clock.monotonic())
                 if admitted is not None:
-                    metrics.ADMISSIONS.labels("asked").inc()
+                    metrics.ADMISSIONS.of("asked").count += 1
                     return admitted
                 if refusal is not None:
-                    metrics.ADMISSIONS.labels("refused").inc()
+                    metrics.ADMISSIONS.of("refused").count += 1
                     return refusal
             raise BusUnavailable("what was granted was always gone when it came")
         finally:

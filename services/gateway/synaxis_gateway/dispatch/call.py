@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
-
-from prometheus_client import Counter
 
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.routing import Candidate, RoutePlan
@@ -123,7 +120,7 @@ class Call:
     def _end(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         attempt.outcome = outcome
         attempt.ended = self.clock.monotonic()
-        _counter(attempt.destination.provider_id, outcome).inc()
+        metrics.ATTEMPTS.of(attempt.destination.provider_id, outcome).count += 1
 
     @property
     def tried(self) -> int:
@@ -150,8 +147,3 @@ class Call:
 
 def _estimate(attempt: Attempt) -> UsageReading:
     return usage.estimate(attempt.ask.measures.input_tokens, attempt.content_bytes)
-
-
-@lru_cache(maxsize=4096)
-def _counter(provider_id: str, outcome: AttemptOutcome) -> Counter:
-    return metrics.ATTEMPTS.labels(provider_id, outcome.value)

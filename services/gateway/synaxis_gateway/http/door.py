@@ -225,7 +225,7 @@ class Door(asyncio.Protocol):
         clock = desk.clock
         started = clock.monotonic()
         status = CLIENT_GONE_STATUS
-        metrics.IN_FLIGHT.inc()
+        metrics.IN_FLIGHT.count += 1
         logging.REQUEST_ID.set(exchange.request_id)
         try:
             answer = await self._served(exchange)
@@ -240,7 +240,7 @@ class Door(asyncio.Protocol):
             exchange.cut()
             raise
         finally:
-            metrics.IN_FLIGHT.dec()
+            metrics.IN_FLIGHT.count -= 1
             took = clock.monotonic() - started
             desk.journal.note("POST", self._path, status, took, exchange.request_id, exchange.notes)
             task, self._task = self._task, None
@@ -302,12 +302,13 @@ class Door(asyncio.Protocol):
 
     def _wait_at_most(self, seconds: float) -> None:
         """Close the connection when nothing has changed in `seconds`. One timer serves many requests."""
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.cancelled():
-            self._timer = self._loop.call_at(self._deadline, self._look)
-        elif self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._look)
+        self._deadline = deadline = self._loop.time() + seconds
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= deadline:
+                return
+            timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._look)
 
     def _look(self) -> None:
         self._timer = None

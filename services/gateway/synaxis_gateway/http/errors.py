@@ -22,6 +22,10 @@ BUSY_RETRY_AFTER_S = 1
 """Said where something of ours is away: it is back within seconds or needs a human."""
 NO_PROVIDER_RETRY_AFTER_S = 5
 MAX_SHOWN_EXCLUSIONS = 50
+LATEST_VIEWS = 1_024
+"""Views of rate limits whose headers are remembered; each serves the requests of a plan for two seconds."""
+
+_LATEST: dict[int, tuple[RateLimitView, dict[str, str]]] = {}
 
 
 @dataclass(eq=False)
@@ -187,19 +191,31 @@ def rate_limit_headers(view: RateLimitView, more_requests: int = 0, more_tokens:
 
     `more_requests`, `more_tokens`: what is left besides what `view` says.
     """
+    headers = {**_fixed(view)}
+    if view.remaining_requests is not None:
+        headers["x-ratelimit-remaining-requests"] = str(max(view.remaining_requests + more_requests, 0))
+    if view.remaining_tokens is not None:
+        headers["x-ratelimit-remaining-tokens"] = str(max(view.remaining_tokens + more_tokens, 0))
+    return headers
+
+
+def _fixed(view: RateLimitView) -> dict[str, str]:
+    """Those of them that are the same for all requests of a plan, made once for the latest plans."""
+    known = _LATEST.get(id(view))
+    if known is not None and known[0] is view:
+        return known[1]
     headers: dict[str, str] = {}
     if view.limit_requests is not None:
         headers["x-ratelimit-limit-requests"] = str(view.limit_requests)
-    if view.remaining_requests is not None:
-        headers["x-ratelimit-remaining-requests"] = str(max(view.remaining_requests + more_requests, 0))
     if view.reset_requests_s is not None:
         headers["x-ratelimit-reset-requests"] = _duration(view.reset_requests_s)
     if view.limit_tokens is not None:
         headers["x-ratelimit-limit-tokens"] = str(view.limit_tokens)
-    if view.remaining_tokens is not None:
-        headers["x-ratelimit-remaining-tokens"] = str(max(view.remaining_tokens + more_tokens, 0))
     if view.reset_tokens_s is not None:
         headers["x-ratelimit-reset-tokens"] = _duration(view.reset_tokens_s)
+    if len(_LATEST) >= LATEST_VIEWS:
+        _LATEST.clear()
+    _LATEST[id(view)] = view, headers
     return headers
 
 

@@ -14,11 +14,12 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from synaxis_common.clock import Clock
 from synaxis_common.logging import scrub
 from synaxis_gateway import metrics
+from synaxis_gateway.tallies import Tally
 
 GATHER_S: Final = 0.05
 PIECE_BYTES: Final = 4096
@@ -36,8 +37,7 @@ class Journal:
         self._clock = clock
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
         self._lines: list[bytes] = []
-        self._counters: dict[tuple[str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._tallies: dict[tuple[str, int], Tally] = {}
         self._some = asyncio.Event()
         self._logger = logging.getLogger(__name__)
 
@@ -51,15 +51,11 @@ class Journal:
         notes: dict[str, object],
     ) -> None:
         """A request to `endpoint` was answered after `seconds`. `notes` are ids and counts, never content."""
-        counter = self._counters.get((endpoint, status))
-        if counter is None:
-            counter = metrics.REQUESTS.labels(endpoint, str(status))
-            self._counters[endpoint, status] = counter
-        counter.inc()
-        histogram = self._histograms.get(endpoint)
-        if histogram is None:
-            histogram = self._histograms[endpoint] = metrics.LATENCY.labels(endpoint)
-        histogram.observe(seconds)
+        tally = self._tallies.get((endpoint, status))
+        if tally is None:
+            tally = self._tallies[endpoint, status] = metrics.REQUESTS.of(endpoint, str(status))
+        tally.count += 1
+        metrics.LATENCY.observe(seconds, endpoint)
         level = logging.DEBUG if endpoint in QUIET else logging.INFO
         if not self._logger.isEnabledFor(level):
             return

@@ -43,13 +43,13 @@ def observe(clock: Clock, journal: Journal) -> Middleware:
         logging.REQUEST_ID.set(str(request_id))
         started = clock.monotonic()
         status = CLIENT_GONE_STATUS
-        metrics.IN_FLIGHT.inc()
+        metrics.IN_FLIGHT.count += 1
         try:
             response = await _answer(request, handler)
             status = response.status
             return response
         finally:
-            metrics.IN_FLIGHT.dec()
+            metrics.IN_FLIGHT.count -= 1
             resource = request.match_info.route.resource
             endpoint = "unmatched" if resource is None else resource.canonical
             took = clock.monotonic() - started
