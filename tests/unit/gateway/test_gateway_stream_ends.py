@@ -30,15 +30,20 @@ class Script:
         self._steps = list(steps)
         self.headers: dict[str, str] = {}
 
-    async def read_some(self) -> bytes:
-        while self._steps:
-            step = self._steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            if isinstance(step, bytes):
-                return step
-            await asyncio.sleep(step)
-        return b""
+    @property
+    def at_eof(self) -> bool:
+        return not self._steps
+
+    async def read_some(self, timeout: float | None = None) -> bytes:
+        async with asyncio.timeout(timeout):
+            while self._steps:
+                step = self._steps.pop(0)
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, bytes):
+                    return step
+                await asyncio.sleep(step)
+            return b""
 
 
 def reading(*steps: Step) -> UpstreamStream:
@@ -80,7 +85,7 @@ async def client_gets(*steps: Step) -> tuple[bytes, str | None]:
     assert await upstream.wait_for_content() is None
     sent = b""
     try:
-        async for piece in upstream.pieces():
+        while piece := await upstream.next_piece():
             assert not upstream.is_over or piece.endswith(DONE)
             sent += piece
     except StreamCut as cut:

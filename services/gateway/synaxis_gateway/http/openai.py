@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from urllib.parse import quote
 
 from aiohttp import web
@@ -245,10 +244,10 @@ class OpenAIHandlers:
         joined: Joined | None,
     ) -> None:
         """Send one provider's stream. Raises StreamCut, TimeoutError."""
-        async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
+        async with asyncio.timeout(begun.total_s):
             if not response.prepared:
                 await response.prepare(request)
-            async for received in pieces:
+            while received := await begun.stream.next_piece():
                 piece = received
                 if joined is not None:
                     piece = joined.take(received)

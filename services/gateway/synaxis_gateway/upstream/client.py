@@ -50,10 +50,16 @@ class UpstreamAnswer:
         """Without parameters, lower case."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
-    async def read_some(self) -> bytes:
-        """What has arrived, at least a byte; empty at the end. Raises Reset or Unreadable."""
+    @property
+    def at_eof(self) -> bool:
+        """The end has come, and nothing is left to be read."""
+        return self._response.content.at_eof()
+
+    async def read_some(self, timeout: float | None = None) -> bytes:
+        """What has arrived, at least a byte; empty at the end. Raises Reset, Unreadable or TimeoutError."""
         try:
-            data = await self._response.content.readany()
+            async with asyncio.timeout(timeout):
+                data = await self._response.content.readany()
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
             raise Unreadable(f"broke off its answer ({type(error).__name__})") from error
         except (aiohttp.ClientConnectionError, OSError) as error:

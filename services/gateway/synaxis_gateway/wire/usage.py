@@ -9,7 +9,6 @@ What the provider made after the connection had ended nobody knows; the estimate
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -27,18 +26,36 @@ SPEECH_BYTES_PER_TOKEN: Final = 3_200
 _ONE_OF_EACH: Final = Needs()
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReading:
-    """Token counts, and whether any of them is ours rather than the provider's."""
+class UsageReading(msgspec.Struct, frozen=True, gc=False):
+    """Token counts, named as in `TokenUsage`, and whether any of them is ours rather than the provider's."""
 
-    usage: TokenUsage
-    estimated: bool
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+    estimated: bool = False
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The counts as they are reported; made, and so checked, each time."""
+        return TokenUsage(
+            input=self.input,
+            output=self.output,
+            cache_read=self.cache_read,
+            cache_write=self.cache_write,
+            reasoning=self.reasoning,
+            input_audio=self.input_audio,
+            output_audio=self.output_audio,
+        )
 
 
 def estimate(input_tokens: int, content_bytes: int) -> UsageReading:
     """What an answer probably used, where its provider does not say. `content_bytes`: see `bytes_said`."""
     output = -(-content_bytes // BYTES_PER_TOKEN)
-    return UsageReading(TokenUsage(input=input_tokens, output=output), estimated=True)
+    return UsageReading(input_tokens, output, estimated=True)
 
 
 def bytes_said(message: Mapping[str, Any]) -> int:
@@ -91,9 +108,14 @@ def read(usage: Any, context_window: int | None, needs: Needs = _ONE_OF_EACH) ->
     if not isinstance(usage, dict):
         return None
     window = context_window or MAX_REPORTED_TOKENS
-    counts = _Counts()
     input_bound = min(window * needs.prompts, MAX_REPORTED_TOKENS)
     output_bound = min(window * needs.prompts * needs.n, MAX_REPORTED_TOKENS)
+    return _plain(usage, input_bound, output_bound) or closely(usage, input_bound, output_bound)
+
+
+def closely(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
+    """`read` for whatever shape there is. The bounds are the most tokens of each that there can be."""
+    counts = _Counts()
     of_prompt = _details(usage, "prompt_tokens_details")
     of_completion = _details(usage, "completion_tokens_details")
     total = counts.take(usage.get("total_tokens"), input_bound + 2 * output_bound)
@@ -118,17 +140,51 @@ def read(usage: Any, context_window: int | None, needs: Needs = _ONE_OF_EACH) ->
     input_audio = counts.most(input_bound, ("audio_tokens",), of_prompt)
     output_audio = counts.most(output_bound, ("audio_tokens",), of_completion)
     return UsageReading(
-        TokenUsage(
-            input=prompt,
-            output=completion,
-            cache_read=cache_read,
-            cache_write=cache_write,
-            reasoning=reasoning,
-            input_audio=min(input_audio, prompt - cache_read - cache_write),
-            output_audio=min(output_audio, completion - reasoning),
-        ),
+        input=prompt,
+        output=completion,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        reasoning=reasoning,
+        input_audio=min(input_audio, prompt - cache_read - cache_write),
+        output_audio=min(output_audio, completion - reasoning),
         estimated=counts.corrected,
     )
+
+
+_ELSEWHERE: Final = frozenset((*_CACHE_READ, *_CACHE_WRITE, "reasoning_tokens"))
+"""Names that only some say outside of the details."""
+_PLAIN_PROMPT: Final = frozenset({"cached_tokens", "audio_tokens", "text_tokens", "image_tokens"})
+
+
+def _plain(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
+    """OpenAI's own shape, within its bounds and with parts that fit; None: look closer."""
+    prompt = usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens")
+    if prompt.__class__ is not int or completion.__class__ is not int:
+        return None
+    if not (0 <= prompt <= input_bound and 0 <= completion <= output_bound):
+        return None
+    total = usage.get("total_tokens")
+    if total.__class__ is not int or total != prompt + completion or not _ELSEWHERE.isdisjoint(usage):
+        return None
+    cache_read = input_audio = reasoning = output_audio = 0
+    details = usage.get("prompt_tokens_details")
+    if details.__class__ is dict:
+        if not _PLAIN_PROMPT.issuperset(details):
+            return None
+        cache_read, input_audio = details.get("cached_tokens", 0), details.get("audio_tokens", 0)
+        if cache_read.__class__ is not int or input_audio.__class__ is not int:
+            return None
+    details = usage.get("completion_tokens_details")
+    if details.__class__ is dict:
+        reasoning, output_audio = details.get("reasoning_tokens", 0), details.get("audio_tokens", 0)
+        if reasoning.__class__ is not int or output_audio.__class__ is not int:
+            return None
+    if cache_read < 0 or input_audio < 0 or reasoning < 0 or output_audio < 0:
+        return None
+    if cache_read + input_audio > prompt or reasoning + output_audio > completion:
+        return None
+    return UsageReading(prompt, completion, cache_read, 0, reasoning, input_audio, output_audio)
 
 
 def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
