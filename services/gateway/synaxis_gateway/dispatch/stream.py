@@ -65,7 +65,7 @@ class UpstreamStream:
         """
         while not self._ended:
             try:
-                await self._read_some(None)
+                self._arrived(await self.answer.read_some())
                 verdict = self._hold()
             except EventTooLarge:
                 return classify.malformed("sent an event that does not end")
@@ -122,7 +122,7 @@ class UpstreamStream:
         # Only time spent waiting for the provider counts: the client may be slow too.
         begun = self._clock.monotonic()
         try:
-            await self._read_some(max(allowed_s - self._quiet_s, 0.0))
+            self._arrived(await self.answer.read_some(max(allowed_s - self._quiet_s, 0.0)))
             self._pass_on()
         except (UpstreamError, EventTooLarge, TimeoutError) as error:
             if not reader.is_complete:
@@ -133,9 +133,8 @@ class UpstreamStream:
         else:
             self._quiet_s += self._clock.monotonic() - begun
 
-    async def _read_some(self, timeout: float | None) -> None:
-        """Have more to look at; at the end an event that lacks nothing but its blank line."""
-        data = await self.answer.read_some(timeout)
+    def _arrived(self, data: bytes) -> None:
+        """There is more to look at; at the end an event that lacks nothing but its blank line."""
         self._begin = 0
         if data:
             self._block = self._splitter.join(data)

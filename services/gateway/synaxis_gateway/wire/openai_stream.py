@@ -133,6 +133,8 @@ class StreamReader:
             else:
                 break
             end = block.find(b"\n", start)
+            if end < 0:
+                break
             if block.startswith(b"\n", end + 1):
                 after = end + 2
             elif block.startswith(b"\r\n", end + 1):
@@ -147,14 +149,14 @@ class StreamReader:
                 break
             try:
                 if not data.isascii():
-                    data.decode()
+                    data.decode()  # see `usual_message`; not a call, for each event comes by here
                 chunk = _decode_usual(data)
             except NOT_USUAL:
                 break
             choices = chunk.choices
             if not choices or chunk.object == "error" or chunk.type == "error":
                 break
-            if choices[0].finish_reason in FAILED or (len(choices) > 1 and _has_failed(choices)):
+            if (len(choices) > 1 or choices[0].finish_reason) and _has_failed(choices):
                 break
             if chunk.usage is not None:
                 self.usage = chunk.usage
@@ -168,7 +170,7 @@ class StreamReader:
                 elif index not in finished:
                     unfinished.add(index)
                 delta = choice.delta
-                said = size(choice.text)
+                said = size(choice.text) if choice.text else 0
                 if delta is not None:
                     said += bytes_in(delta)
                     if delta.tool_calls and not said:
