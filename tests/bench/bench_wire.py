@@ -106,9 +106,10 @@ async def measure() -> dict[str, Any]:
         "event_of_a_tool_call_us": await stream_us(
             chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a'}}]}), EVENTS, 1
         ),
-        "event_read_closely_us": await stream_us(
+        "event_of_reasoning_us": await stream_us(
             chunk({"reasoning": "so", "reasoning_details": [{"text": "so"}]}), EVENTS, 1
         ),
+        "event_read_closely_us": await stream_us(chunk({"content": [{"text": "so"}]}), EVENTS, 1),
         "stream_of_one_event_us": await stream_us(text, 1, 1),
         "answer_us": _us(lambda: openai_answer.read(answer, "chat")),
         "embeddings_of_100_us": _us(lambda: openai_answer.read(embeddings, "embeddings"), 5),

@@ -44,7 +44,7 @@ MESSAGE = fields(
     reasoning=SAID,
     refusal=SAID,
     tool_calls=CALLS,
-    reasoning_details=st.none(),
+    reasoning_details=st.none() | st.lists(fields(text=TEXT), max_size=2),
     function_call=st.none(),
     audio=st.none(),
     text=st.none(),

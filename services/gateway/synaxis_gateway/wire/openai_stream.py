@@ -16,8 +16,8 @@ import msgspec
 from synaxis_gateway.wire import error_said
 from synaxis_gateway.wire.openai_answer import FAILED, EmbeddedError
 from synaxis_gateway.wire.sse import Event
-from synaxis_gateway.wire.usage import bytes_said
-from synaxis_gateway.wire.usual_message import NOT_USUAL, UsualMessage, size
+from synaxis_gateway.wire.usage import bytes_said, size
+from synaxis_gateway.wire.usual_message import NOT_USUAL, UsualMessage
 from synaxis_gateway.wire.usual_message import bytes_said as bytes_in
 
 DONE = b"data: [DONE]\n\n"

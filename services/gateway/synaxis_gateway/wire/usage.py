@@ -64,26 +64,26 @@ def bytes_said(message: Mapping[str, Any]) -> int:
     Text, refusals, the names and arguments of tool calls, and reasoning (once, though some say it in two
     fields). Speech counts as the text that makes as many tokens.
     """
-    found = sum(_size(message.get(name)) for name in ("content", "text", "refusal"))
-    found += max(_size(message.get(name)) for name in ("reasoning_content", "reasoning", "reasoning_details"))
+    found = sum(size(message.get(name)) for name in ("content", "text", "refusal"))
+    found += max(size(message.get(name)) for name in ("reasoning_content", "reasoning", "reasoning_details"))
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         found += _size_of_call(call.get("function", call) if isinstance(call, dict) else call)
     found += _size_of_call(message.get("function_call"))
     audio = message.get("audio")
     if isinstance(audio, dict):
-        speech = _size(audio.get("data")) * BYTES_PER_TOKEN // SPEECH_BYTES_PER_TOKEN
-        found += speech + _size(audio.get("transcript"))
+        speech = size(audio.get("data")) * BYTES_PER_TOKEN // SPEECH_BYTES_PER_TOKEN
+        found += speech + size(audio.get("transcript"))
     return found
 
 
 def _size_of_call(function: Any) -> int:
     if not isinstance(function, dict):
-        return _size(function)
-    return _size(function.get("name")) + _size(function.get("arguments"))
+        return size(function)
+    return size(function.get("name")) + size(function.get("arguments"))
 
 
-def _size(value: Any) -> int:
+def size(value: Any) -> int:
     """Bytes of a text, or of what a value is in JSON."""
     if not value:
         return 0

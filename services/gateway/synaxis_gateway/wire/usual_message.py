@@ -8,9 +8,11 @@ numbers (which nobody needs to know).
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+
+from synaxis_gateway.wire.usage import size
 
 Whole = TypeVar("Whole")
 
@@ -39,7 +41,7 @@ class UsualMessage(msgspec.Struct, gc=False):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[UsualCall] | None = None
-    reasoning_details: None = None
+    reasoning_details: Any = None
     function_call: None = None
     audio: None = None
     text: None = None
@@ -52,19 +54,12 @@ def decoded(decoder: msgspec.json.Decoder[Whole], data: bytes) -> Whole:
     return decoder.decode(data)
 
 
-def size(text: str | None) -> int:
-    """Bytes of a text."""
-    if not text:
-        return 0
-    return len(text) if text.isascii() else len(text.encode())
-
-
 def bytes_said(message: UsualMessage) -> int:
     """What `usage.bytes_said` counts."""
     content = message.content
     said = (len(content) if content.isascii() else len(content.encode())) if content else 0
-    if message.reasoning_content or message.reasoning:
-        said += max(size(message.reasoning_content), size(message.reasoning))
+    if message.reasoning_content or message.reasoning or message.reasoning_details:
+        said += max(size(message.reasoning_content), size(message.reasoning), size(message.reasoning_details))
     if message.refusal:
         said += size(message.refusal)
     if message.tool_calls:
