@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.routing import Candidate, Needs, Timeouts
@@ -44,10 +47,10 @@ class Script:
                 if isinstance(step, bytes):
                     return step
                 await asyncio.sleep(step)
-        return b""
+            return b""
 
 
-def reading(*steps: Step) -> UpstreamStream:
+def reading(*steps: Step, drop_usage: bool = False) -> UpstreamStream:
     candidate = Candidate(
         provider_id="p",
         provider_model_id="m",
@@ -57,7 +60,7 @@ def reading(*steps: Step) -> UpstreamStream:
         timeouts=Timeouts(between_tokens_s=0.05),
     )
     attempt = Attempt(Destination(candidate, {}), openai_request.parse(ASK, "chat"), 0.0)
-    return UpstreamStream(Script(*steps), attempt, SystemClock(), Needs(), drop_usage=False)  # type: ignore[arg-type]
+    return UpstreamStream(Script(*steps), attempt, SystemClock(), Needs(), drop_usage=drop_usage)  # type: ignore[arg-type]
 
 
 def event(**fields: object) -> bytes:
@@ -86,7 +89,7 @@ async def client_gets(*steps: Step) -> tuple[bytes, str | None]:
     assert await upstream.wait_for_content() is None
     sent = b""
     try:
-        async for piece in upstream.pieces():
+        while piece := await upstream.next_piece():
             assert not upstream.is_over or piece.endswith(DONE)
             sent += piece
     except StreamCut as cut:
@@ -214,3 +217,94 @@ async def test_before_any_content_nothing_has_happened(steps: Sequence[Step], ve
     assert isinstance(found, Verdict)
     assert found.reason == verdict.replace("a failure", "failed")
     assert found.follows is classify.Follows.NEXT
+
+
+async def passed_on(upstream: UpstreamStream) -> list[bytes]:
+    assert await upstream.wait_for_content() is None
+    pieces = []
+    while piece := await upstream.next_piece():
+        pieces.append(piece)
+    return pieces
+
+
+async def test_what_arrives_together_goes_on_together_as_the_very_bytes() -> None:
+    several = HELLO * 3 + STOP
+    pieces = await passed_on(reading(ROLE, HELLO, HELLO, several, USAGE + DONE))
+    assert pieces == [ROLE + HELLO, HELLO, several, USAGE + DONE]
+    assert pieces[1] is HELLO
+    assert pieces[2] is several
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [ROLE, HELLO, STOP, USAGE, DONE],
+        [ROLE, HELLO, STOP + USAGE, DONE],
+        [ROLE, HELLO, USAGE + STOP, USAGE[:20], USAGE[20:] + DONE],
+        [ROLE + HELLO + STOP + USAGE + DONE],
+        [ROLE, USAGE + HELLO, USAGE, STOP, DONE],
+    ],
+    ids=str,
+)
+async def test_usage_that_nobody_asked_for_is_read_and_left_out_wherever_it_comes(
+    steps: Sequence[Step],
+) -> None:
+    upstream = reading(*steps, drop_usage=True)
+    assert b"".join(await passed_on(upstream)) == ROLE + HELLO + STOP + DONE
+    counted = upstream.usage()
+    assert counted is not None
+    assert (counted.input, counted.output) == (3, 1)
+
+
+async def test_nothing_follows_the_last_piece() -> None:
+    upstream = reading(HELLO, STOP + DONE + HELLO)
+    assert await passed_on(upstream) == [HELLO, STOP + DONE]
+    assert upstream.is_over
+    assert await upstream.next_piece() == b""
+
+
+async def test_what_came_before_a_cut_is_passed_on_first() -> None:
+    upstream = reading(ROLE, HELLO, HELLO + ERROR + HELLO)
+    assert await upstream.wait_for_content() is None
+    assert [await upstream.next_piece(), await upstream.next_piece()] == [ROLE + HELLO, HELLO]
+    for _ in range(2):
+        with pytest.raises(StreamCut, match="an error"):
+            await upstream.next_piece()
+
+
+PARTS = [
+    ROLE,
+    HELLO,
+    HELLO,
+    HELLO.replace(b"\n", b"\r\n"),
+    STOP,
+    USAGE,
+    DONE,
+    b": hi\n\n",
+    ERROR,
+    b"\n",
+    b"data: x",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=8), st.lists(st.integers(0, 800), max_size=5), st.booleans())
+def test_where_a_stream_is_cut_into_reads_makes_no_difference(
+    parts: list[bytes], cuts: list[int], drop_usage: bool
+) -> None:
+    async def outcome(*steps: bytes) -> tuple[object, ...]:
+        upstream = reading(*steps, drop_usage=drop_usage)
+        verdict = await upstream.wait_for_content()
+        if verdict is not None:
+            return verdict.reason, upstream.usage()
+        sent = b""
+        try:
+            while piece := await upstream.next_piece():
+                sent += piece
+        except StreamCut as cut:
+            return sent, str(cut), upstream.usage()
+        return sent, upstream.is_over, upstream.usage()
+
+    said = b"".join(parts)
+    places = [0, *sorted(min(cut, len(said)) for cut in cuts), len(said)]
+    pieces = [said[begin:end] for begin, end in pairwise(places) if begin < end]
+    assert asyncio.run(outcome(*pieces)) == asyncio.run(outcome(*([said] if said else [])))

@@ -146,18 +146,23 @@ SHAPES: dict[str, tuple[dict[str, Any], TokenUsage]] = {
 }
 
 
+def reading(said: Any, window: int, needs: Needs | None = None) -> tuple[TokenUsage, bool]:
+    found = usage.read(said, window, needs or Needs())
+    assert found is not None
+    return found.usage, found.estimated
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_usage_is_read_as_it_was_meant(shape: str) -> None:
     said, meant = SHAPES[shape]
-    assert usage.read(said, 1_000_000) == usage.UsageReading(meant, estimated=False)
+    assert reading(said, 1_000_000) == (meant, False)
 
 
 def test_every_answer_and_every_prompt_has_room_of_its_own() -> None:
     said = {"prompt_tokens": 1500, "completion_tokens": 2500}
-    one = usage.read(said, 1000)
-    assert one == usage.UsageReading(TokenUsage(input=1000, output=1000), estimated=True)
-    batch = usage.read(said, 1000, Needs(operation="completions", prompts=2, n=2))
-    assert batch == usage.UsageReading(TokenUsage(input=1500, output=2500), estimated=False)
+    assert reading(said, 1000) == (TokenUsage(input=1000, output=1000), True)
+    batch = Needs(operation="completions", prompts=2, n=2)
+    assert reading(said, 1000, batch) == (TokenUsage(input=1500, output=2500), False)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))

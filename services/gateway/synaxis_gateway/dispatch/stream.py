@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 
 from synaxis_common.clock import Clock
@@ -15,7 +13,7 @@ from synaxis_gateway.upstream.answer import UpstreamAnswer
 from synaxis_gateway.upstream.errors import UpstreamError
 from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_stream import DONE, Meaning, Reading, StreamReader
-from synaxis_gateway.wire.sse import Event, EventSplitter, EventTooLarge, ended
+from synaxis_gateway.wire.sse import EventSplitter, EventTooLarge, ended, event_at
 from synaxis_gateway.wire.usage import Multiples, UsageReading
 
 HELD_BYTES = 1024 * 1024
@@ -43,10 +41,17 @@ class UpstreamStream:
         self._reader = StreamReader()
         self._ended = False
         self.is_over = False
-        """The piece that `pieces` gave last is the last one."""
-        self._pending: list[Event] = []
-        """Events that arrived in one piece with the first content, not looked at yet."""
-        self._held: list[bytes] = []
+        """The piece that `next_piece` gave last is the last one."""
+        self._block = b""
+        """What arrived; from `_begin` on it has not been looked at yet."""
+        self._begin = 0
+        self._out: list[bytes] = []
+        """What goes to the client next."""
+        self._held_bytes = 0
+        self._cut: str | None = None
+        """Why it is no answer any more, behind what goes to the client next."""
+        self._quiet_s = 0.0
+        """How long the provider has been waited for since it last said something."""
 
     def usage(self) -> UsageReading | None:
         """What the provider said it used."""
@@ -57,112 +62,140 @@ class UpstreamStream:
 
         Raises UpstreamError.
         """
-        held_bytes = 0
         while not self._ended:
             try:
-                events = await self._more_events()
+                self._arrived(await self.answer.read_some())
+                verdict = self._hold()
             except EventTooLarge:
                 return classify.malformed("sent an event that does not end")
-            for position, event in enumerate(events):
-                reading = self._reader.read(event)
+            if verdict is not None:
+                return verdict
+            if self._reader.has_begun:
+                self._attempt.first_token = self._clock.monotonic()
                 self._attempt.content_bytes = self._reader.content_bytes
-                if reading.meaning is Meaning.CONTENT or self._is_proper_end(reading):
-                    self._attempt.first_token = self._clock.monotonic()
-                    self._pending = events[position + 1 :]
-                    self._hold(reading)
-                    return None
-                verdict = self._objection(reading)
-                if verdict is not None:
-                    return verdict
-                self._hold(reading)
-                held_bytes += len(event.raw)
-            if held_bytes > HELD_BYTES:
+                return None
+            if self._held_bytes > HELD_BYTES:
                 return classify.malformed("sent no content")
         return classify.malformed("ended without content")
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The stream for the client, what was held back first, up to its proper end.
+    async def next_piece(self) -> bytes:
+        """What the client is sent next, what was held back first; empty behind the proper end.
 
-        Raises StreamCut when that end does not come, and TimeoutError from the read under way.
+        Raises StreamCut when that end does not come.
         """
-        events, self._pending = self._pending, []
-        held, self._held = self._held, []
-        quiet_s = 0.0
-        while True:
-            out = held
-            held = []
-            before = self._reader.content_bytes, self._reader.is_complete
-            for event in events:
-                reading = self._reader.read(event)
-                self._attempt.content_bytes = self._reader.content_bytes
-                if reading.meaning is Meaning.DONE and self._reader.is_complete:
-                    self.is_over = True
-                    yield b"".join([*out, event.raw])
-                    return
-                cut = self._reason_to_cut(reading)
-                if cut is not None:
-                    if out:
-                        yield b"".join(out)
-                    raise StreamCut(cut)
-                if not self._is_dropped(reading):
-                    out.append(event.raw)
-            if out:
-                yield b"".join(out)
-            if self._ended:
-                break
-            if (self._reader.content_bytes, self._reader.is_complete) != before:
-                quiet_s = 0.0
-            begun = self._clock.monotonic()
-            allowed_s = self._attempt.candidate.timeouts.between_tokens_s
-            if self._reader.is_complete:
-                allowed_s = min(allowed_s, AFTER_FINISH_S)
-            events = await self._read_on(allowed_s - quiet_s)
-            # Only time spent waiting for the provider counts: the client may be slow too.
-            quiet_s += self._clock.monotonic() - begun
-        if not self._reader.is_complete:
-            raise StreamCut("ended without a finish reason")
-        self.is_over = True
-        yield DONE
+        while not self.is_over:
+            if self._cut is not None:
+                raise StreamCut(self._cut)
+            if self._block or self._out:
+                self._pass_on()
+            elif not self._ended:
+                await self._read_on()
+            elif self._reader.is_complete:
+                self.is_over = True
+                return DONE
+            else:
+                raise StreamCut("ended without a finish reason")
+            if self._out:
+                piece = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+                self._out.clear()
+                return piece
+        return b""
 
     async def drain(self, timeout: float) -> None:
         """After the end: read the rest, which is nothing, so that the connection can be kept."""
+        ends_at = self._clock.monotonic() + timeout
         try:
-            while not self.answer.at_eof:
-                if not await self.answer.read_some(timeout):
+            while not self.answer.at_eof and (left_s := ends_at - self._clock.monotonic()) > 0:
+                if not await self.answer.read_some(left_s):
                     return
         except (UpstreamError, TimeoutError):
             return  # the answer is complete; the connection is closed instead of kept
 
-    async def _read_on(self, timeout: float) -> list[Event]:
-        """The next events. A failure after every choice is finished is only a lack of manners."""
+    async def _read_on(self) -> None:
+        """Read and pass on. A failure after every choice is finished is only a lack of manners."""
+        reader = self._reader
+        before, was_complete = reader.content_bytes, reader.is_complete
+        allowed_s = self._attempt.candidate.timeouts.between_tokens_s
+        if was_complete:
+            allowed_s = min(allowed_s, AFTER_FINISH_S)
+        # Only time spent waiting for the provider counts: the client may be slow too.
+        begun = self._clock.monotonic()
         try:
-            return await self._more_events(timeout)
+            self._arrived(await self.answer.read_some(max(allowed_s - self._quiet_s, 0.0)))
+            self._pass_on()
         except (UpstreamError, EventTooLarge, TimeoutError) as error:
-            if self._reader.is_complete:
-                self._ended = True
-                return []
-            if isinstance(error, UpstreamError):
-                raise StreamCut(str(error)) from error
-            silent = isinstance(error, TimeoutError)
-            raise StreamCut("fell silent" if silent else "sent an event that does not end") from error
+            if not reader.is_complete:
+                self._cut = _why_cut(error)
+            self._ended = True
+        if reader.content_bytes != before or reader.is_complete != was_complete:
+            self._quiet_s = 0.0
+        else:
+            self._quiet_s += self._clock.monotonic() - begun
 
-    async def _more_events(self, timeout: float | None = None) -> list[Event]:
-        data = await self.answer.read_some(timeout)
+    def _arrived(self, data: bytes) -> None:
+        """There is more to look at; at the end an event that lacks nothing but its blank line."""
+        self._begin = 0
         if data:
-            return self._splitter.feed(data)
-        self._ended = True
-        return [ended(event) for event in self._splitter.finish()]
+            self._block = self._splitter.join(data)
+        else:
+            self._ended = True
+            self._block = b"".join([ended(event).raw for event in self._splitter.finish()])
 
-    def _hold(self, reading: Reading) -> None:
-        if not self._is_dropped(reading):
-            self._held.append(reading.event.raw)
+    def _hold(self) -> Verdict | None:
+        """Look at what arrived, and hold it, up to the first content; what is behind that waits."""
+        reader, block, begin = self._reader, self._block, 0
+        while not reader.has_begun:
+            at = reader.skim(block, begin, to_content=True)
+            if at > begin:
+                self._out.append(block[begin:at])
+                begin = at
+                continue
+            found = event_at(block, begin)
+            if found is None:
+                self._looked_at(begin)
+                break
+            event, begin = found
+            reading = reader.read(event)
+            verdict = self._objection(reading)
+            if verdict is not None:
+                return verdict
+            if not self._is_dropped(reading):
+                self._out.append(event.raw)
+        self._begin = begin if self._block else 0
+        self._held_bytes += begin
+        return None
+
+    def _pass_on(self) -> None:
+        """Look at what arrived: it goes to the client up to the proper end, or to a reason to cut it."""
+        reader, block, begin = self._reader, self._block, self._begin
+        kept_from = begin
+        while self._cut is None and not self.is_over:
+            at = reader.skim(block, begin)
+            if at == len(block) or (found := event_at(block, at)) is None:
+                begin = at
+                break
+            event, after = found
+            reading = reader.read(event)
+            self.is_over = reading.meaning is Meaning.DONE and reader.is_complete
+            self._cut = None if self.is_over else self._reason_to_cut(reading)
+            begin = at if self._cut is not None else after
+            if self._is_dropped(reading):
+                if at > kept_from:
+                    self._out.append(block[kept_from:at])
+                kept_from = after
+        if begin > kept_from:
+            self._out.append(block[kept_from:begin])  # all of it is the very same bytes, not a copy
+        self._attempt.content_bytes = reader.content_bytes
+        self._looked_at(begin)
+
+    def _looked_at(self, begin: int) -> None:
+        """Keep of the block what is the beginning of an event. Raises EventTooLarge."""
+        block, self._block, self._begin = self._block, b"", 0
+        if begin < len(block):
+            self._splitter.keep(block[begin:])
 
     def _is_dropped(self, reading: Reading) -> bool:
         return self._drop_usage and reading.meaning is Meaning.USAGE
-
-    def _is_proper_end(self, reading: Reading) -> bool:
-        """An answer without content that says why it has none is an answer."""
-        return reading.meaning in (Meaning.LIFECYCLE, Meaning.USAGE) and self._reader.is_complete
 
     def _objection(self, reading: Reading) -> Verdict | None:
         match reading.meaning:
@@ -185,6 +218,16 @@ class UpstreamStream:
                 return "ended without a finish reason"
             case _:
                 return None
+
+
+def _why_cut(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "fell silent"
+        case EventTooLarge():
+            return "sent an event that does not end"
+        case _:
+            return str(error)
 
 
 def error_event(message: str, outcome: AttemptOutcome) -> bytes:

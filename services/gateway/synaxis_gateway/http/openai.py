@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 
 from aiohttp import web
 
@@ -270,10 +269,10 @@ class OpenAIHandlers:
         joined: Joined | None,
     ) -> None:
         """Send one provider's stream. Raises StreamCut, TimeoutError."""
-        async with asyncio.timeout(begun.total_s), aclosing(begun.stream.pieces()) as pieces:
+        async with asyncio.timeout(begun.total_s):
             if not exchange.is_begun:
                 await exchange.begin(_STREAM_HEADERS | _headers(call))
-            async for received in pieces:
+            while received := await begun.stream.next_piece():
                 piece = received
                 if joined is not None:
                     piece = joined.take(received)

@@ -11,6 +11,8 @@ from synaxis_gateway.wire import error_said
 from synaxis_gateway.wire.error_said import ErrorSaid
 from synaxis_gateway.wire.openai_request import Endpoint
 from synaxis_gateway.wire.usage import bytes_said
+from synaxis_gateway.wire.usual_message import NOT_USUAL, UsualMessage, decoded
+from synaxis_gateway.wire.usual_message import bytes_said as bytes_in
 
 FAILED: Final = ("error", "abort")
 """Finish reasons that are no end: OpenRouter's for a failure in its midst, vLLM's for an answer given up."""
@@ -49,8 +51,67 @@ class NoAnswer:
     reason: str
 
 
+class _UsualChoice(msgspec.Struct, gc=False):
+    message: UsualMessage
+    finish_reason: str | None = None
+    error: None = None
+
+
+class _UsualChat(msgspec.Struct, gc=False):
+    choices: list[_UsualChoice]
+    usage: Any = None
+    error: None = None
+    object: Any = None
+    type: Any = None
+
+
+class _AnyObject(msgspec.Struct, gc=False):
+    """Its vectors are not our business."""
+
+
+class _UsualEmbeddings(msgspec.Struct, gc=False):
+    data: list[_AnyObject]
+    usage: Any = None
+    error: None = None
+    object: Any = None
+    type: Any = None
+
+
+_CHAT: Final = msgspec.json.Decoder(_UsualChat)
+_EMBEDDINGS: Final = msgspec.json.Decoder(_UsualEmbeddings)
+
+
 def read(body: bytes, endpoint: Endpoint) -> WholeAnswer | EmbeddedError | NoAnswer:
     """What the body of a 200 is."""
+    return _usual(body, endpoint) or closely(body, endpoint)
+
+
+def _usual(body: bytes, endpoint: Endpoint) -> WholeAnswer | None:
+    """An answer like nearly all are; None: look closer."""
+    content = 0
+    try:
+        if endpoint == "chat":
+            chat = decoded(_CHAT, body)
+            for choice in chat.choices:
+                if choice.finish_reason in FAILED:
+                    return None
+                content += bytes_in(choice.message)
+            answer: _UsualChat | _UsualEmbeddings = chat
+            entries = len(chat.choices)
+        elif endpoint == "embeddings":
+            embeddings = decoded(_EMBEDDINGS, body)
+            answer, entries = embeddings, len(embeddings.data)
+        else:
+            return None
+    except NOT_USUAL:
+        return None
+    if not entries or answer.object == "error" or answer.type == "error":
+        return None
+    return WholeAnswer(answer.usage, content)
+
+
+def closely(body: bytes, endpoint: Endpoint) -> WholeAnswer | EmbeddedError | NoAnswer:
+    """`read` for whatever it may be."""
     if not body.strip():
         return NoAnswer("empty body")
     if body.lstrip()[:1] == b"<":

@@ -1,17 +1,24 @@
-"""A streamed answer in OpenAI's format, event by event."""
+"""A streamed answer in OpenAI's format, event by event.
+
+Nearly all events of a stream are alike: one line of data, in it a chunk that holds a piece of text. `skim`
+reads those where they lie in the bytes that arrived. Whatever is not quite of that kind is left to `read`,
+which knows everything; of an event that both can read they say the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from synaxis_gateway.wire import error_said
 from synaxis_gateway.wire.openai_answer import FAILED, EmbeddedError
 from synaxis_gateway.wire.sse import Event
-from synaxis_gateway.wire.usage import bytes_said
+from synaxis_gateway.wire.usage import bytes_said, size
+from synaxis_gateway.wire.usual_message import NOT_USUAL, UsualMessage
+from synaxis_gateway.wire.usual_message import bytes_said as bytes_in
 
 DONE = b"data: [DONE]\n\n"
 
@@ -72,6 +79,26 @@ class _Chunk(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Chunk)
 
 
+class _UsualChoice(msgspec.Struct, gc=False):
+    index: Any = 0
+    delta: UsualMessage | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    error: None = None
+
+
+class _UsualChunk(msgspec.Struct, gc=False):
+    choices: list[_UsualChoice]
+    usage: Any = None
+    error: None = None
+    object: Any = None
+    type: Any = None
+
+
+_decode_usual: Final = msgspec.json.Decoder(_UsualChunk).decode
+_CR: Final = 0x0D
+
+
 class StreamReader:
     """Reads the events of one stream and knows how far it has come."""
 
@@ -85,6 +112,74 @@ class StreamReader:
     def is_complete(self) -> bool:
         """Whether every choice that was begun has said why it ended. Nothing else is a proper end."""
         return bool(self._finished) and not self._unfinished
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was content, or an end that says why there is none: both are an answer."""
+        return self.content_bytes > 0 or self.is_complete
+
+    def skim(self, block: bytes, begin: int, *, to_content: bool = False) -> int:
+        """Read on from `begin` through usual chunks; where the first event begins that is not one.
+
+        Usual are chunks with choices: content and lifecycle, and nothing that could be left out or be an end.
+        `to_content`: stop behind the first event that says something, be it only why there is no content.
+        """
+        finished, unfinished = self._finished, self._unfinished
+        while True:
+            if block.startswith(b"data: {", begin):
+                start = begin + 6
+            elif block.startswith(b"data:{", begin):
+                start = begin + 5
+            else:
+                break
+            end = block.find(b"\n", start)
+            if end < 0:
+                break
+            if block.startswith(b"\n", end + 1):
+                after = end + 2
+            elif block.startswith(b"\r\n", end + 1):
+                after = end + 3
+                end -= 1
+                if block[end] != _CR:
+                    break
+            else:
+                break
+            data = block[start:end]
+            if b"\r" in data:
+                break
+            try:
+                if not data.isascii():
+                    data.decode()  # see `usual_message`; not a call, for each event comes by here
+                chunk = _decode_usual(data)
+            except NOT_USUAL:
+                break
+            choices = chunk.choices
+            if not choices or chunk.object == "error" or chunk.type == "error":
+                break
+            if (len(choices) > 1 or choices[0].finish_reason) and _has_failed(choices):
+                break
+            if chunk.usage is not None:
+                self.usage = chunk.usage
+            for choice in choices:
+                index = choice.index
+                if index.__class__ is not int:
+                    index = int(index) if isinstance(index, int) else 0
+                if choice.finish_reason:
+                    finished.add(index)
+                    unfinished.discard(index)
+                elif index not in finished:
+                    unfinished.add(index)
+                delta = choice.delta
+                said = size(choice.text) if choice.text else 0
+                if delta is not None:
+                    said += bytes_in(delta)
+                    if delta.tool_calls and not said:
+                        said = 1  # of a call that says nothing yet
+                self.content_bytes += said
+            begin = after
+            if to_content and self.has_begun:
+                break
+        return begin
 
     def read(self, event: Event) -> Reading:
         """What the next event means."""
@@ -133,3 +228,7 @@ class StreamReader:
 
 def _error(event: Event, data: bytes) -> Reading:
     return Reading(event, Meaning.ERROR, EmbeddedError.of(error_said.read(data)))
+
+
+def _has_failed(choices: list[_UsualChoice]) -> bool:
+    return any(choice.finish_reason in FAILED for choice in choices)

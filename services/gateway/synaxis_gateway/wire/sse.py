@@ -33,37 +33,64 @@ def ended(event: Event) -> Event:
     """`event` with its blank line, which the last one of a stream may lack: what follows is another event."""
     if _BLANK_LINE.search(event.raw, max(0, len(event.raw) - _LONGEST_BLANK_LINE)):
         return event
-    missing = b"\n" if event.raw.endswith((b"\n", b"\r")) else b"\n\n"
+    missing = b"\n" if event.raw.endswith(b"\n") else b"\n\n"
     return Event(event.raw + missing, event.data, event.name)
 
 
+def event_at(block: bytes, begin: int) -> tuple[Event, int] | None:
+    """The event that begins there, and where the next one does; None: its end is not in `block`."""
+    found = _BLANK_LINE.search(block, begin)
+    return None if found is None else (_event(block[begin : found.end()]), found.end())
+
+
 class EventSplitter:
-    """Feed it bytes as they arrive, however they are cut; it answers the events that are complete."""
+    """Feed it bytes as they arrive, however they are cut; it answers the events that are complete.
+
+    Whoever looks at the bytes themselves calls `join` in place of `feed`, and `keep` with what is left.
+    """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._buffer = bytearray()
-        self._searched = 0
+        self._rest = bytearray()
+        """The beginning of an event."""
         self._max = max_event_bytes
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises EventTooLarge."""
-        self._buffer += data
+        block, begin = self.join(data), 0
         events: list[Event] = []
-        begin = 0
-        search = max(0, self._searched - _LONGEST_BLANK_LINE)
-        while found := _BLANK_LINE.search(self._buffer, search):
-            events.append(_event(bytes(self._buffer[begin : found.end()])))
-            begin = search = found.end()
-        if begin:
-            del self._buffer[:begin]
-        self._searched = len(self._buffer)
-        if self._searched > self._max:
-            raise EventTooLarge
+        while found := event_at(block, begin):
+            event, begin = found
+            events.append(event)
+        self.keep(block[begin:])
         return events
+
+    def join(self, data: bytes) -> bytes:
+        """`data` behind what was kept; while no event in it is complete that stays kept, and this is empty.
+
+        With nothing kept it is `data` itself. Raises EventTooLarge.
+        """
+        rest = self._rest
+        if not rest:
+            return data
+        searched = max(0, len(rest) - _LONGEST_BLANK_LINE)
+        rest += data
+        if rest.find(b"\n\n", searched) < 0 and not _BLANK_LINE.search(rest, searched):
+            if len(rest) > self._max:
+                raise EventTooLarge
+            return b""
+        block = bytes(rest)
+        rest.clear()
+        return block
+
+    def keep(self, rest: bytes) -> None:
+        """Keep what is left of a block behind its last event. Raises EventTooLarge."""
+        self._rest += rest
+        if len(self._rest) > self._max:
+            raise EventTooLarge
 
     def finish(self) -> list[Event]:
         """What the stream ended with: an event whose blank line never came, or nothing."""
-        rest, self._buffer, self._searched = bytes(self._buffer), bytearray(), 0
+        rest, self._rest = bytes(self._rest), bytearray()
         return [_event(rest)] if rest.strip() else []
 
 

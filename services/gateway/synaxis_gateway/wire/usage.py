@@ -9,7 +9,6 @@ What the provider made after the connection had ended nobody knows; the estimate
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -42,18 +41,36 @@ class Multiples(Protocol):
 _ONE_OF_EACH: Final = Needs()
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReading:
-    """Token counts, and whether any of them is ours rather than the provider's."""
+class UsageReading(msgspec.Struct, frozen=True, gc=False):
+    """Token counts, named as in `TokenUsage`, and whether any of them is ours rather than the provider's."""
 
-    usage: TokenUsage
-    estimated: bool
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+    estimated: bool = False
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The counts as they are reported; made, and so checked, each time."""
+        return TokenUsage(
+            input=self.input,
+            output=self.output,
+            cache_read=self.cache_read,
+            cache_write=self.cache_write,
+            reasoning=self.reasoning,
+            input_audio=self.input_audio,
+            output_audio=self.output_audio,
+        )
 
 
 def estimate(input_tokens: int, content_bytes: int) -> UsageReading:
     """What an answer probably used, where its provider does not say. `content_bytes`: see `bytes_said`."""
     output = -(-content_bytes // BYTES_PER_TOKEN)
-    return UsageReading(TokenUsage(input=input_tokens, output=output), estimated=True)
+    return UsageReading(input_tokens, output, estimated=True)
 
 
 def bytes_said(message: Mapping[str, Any]) -> int:
@@ -62,26 +79,26 @@ def bytes_said(message: Mapping[str, Any]) -> int:
     Text, refusals, the names and arguments of tool calls, and reasoning (once, though some say it in two
     fields). Speech counts as the text that makes as many tokens.
     """
-    found = sum(_size(message.get(name)) for name in ("content", "text", "refusal"))
-    found += max(_size(message.get(name)) for name in ("reasoning_content", "reasoning", "reasoning_details"))
+    found = sum(size(message.get(name)) for name in ("content", "text", "refusal"))
+    found += max(size(message.get(name)) for name in ("reasoning_content", "reasoning", "reasoning_details"))
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         found += _size_of_call(call.get("function", call) if isinstance(call, dict) else call)
     found += _size_of_call(message.get("function_call"))
     audio = message.get("audio")
     if isinstance(audio, dict):
-        speech = _size(audio.get("data")) * BYTES_PER_TOKEN // SPEECH_BYTES_PER_TOKEN
-        found += speech + _size(audio.get("transcript"))
+        speech = size(audio.get("data")) * BYTES_PER_TOKEN // SPEECH_BYTES_PER_TOKEN
+        found += speech + size(audio.get("transcript"))
     return found
 
 
 def _size_of_call(function: Any) -> int:
     if not isinstance(function, dict):
-        return _size(function)
-    return _size(function.get("name")) + _size(function.get("arguments"))
+        return size(function)
+    return size(function.get("name")) + size(function.get("arguments"))
 
 
-def _size(value: Any) -> int:
+def size(value: Any) -> int:
     """Bytes of a text, or of what a value is in JSON."""
     if not value:
         return 0
@@ -106,9 +123,14 @@ def read(usage: Any, context_window: int | None, needs: Multiples = _ONE_OF_EACH
     if not isinstance(usage, dict):
         return None
     window = context_window or MAX_REPORTED_TOKENS
-    counts = _Counts()
     input_bound = min(window * needs.prompts, MAX_REPORTED_TOKENS)
     output_bound = min(window * needs.prompts * needs.n, MAX_REPORTED_TOKENS)
+    return _plain(usage, input_bound, output_bound) or closely(usage, input_bound, output_bound)
+
+
+def closely(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
+    """`read` for whatever shape there is. The bounds are the most tokens of each that there can be."""
+    counts = _Counts()
     of_prompt = _details(usage, "prompt_tokens_details")
     of_completion = _details(usage, "completion_tokens_details")
     total = counts.take(usage.get("total_tokens"), input_bound + 2 * output_bound)
@@ -133,17 +155,51 @@ def read(usage: Any, context_window: int | None, needs: Multiples = _ONE_OF_EACH
     input_audio = counts.most(input_bound, ("audio_tokens",), of_prompt)
     output_audio = counts.most(output_bound, ("audio_tokens",), of_completion)
     return UsageReading(
-        TokenUsage(
-            input=prompt,
-            output=completion,
-            cache_read=cache_read,
-            cache_write=cache_write,
-            reasoning=reasoning,
-            input_audio=min(input_audio, prompt - cache_read - cache_write),
-            output_audio=min(output_audio, completion - reasoning),
-        ),
+        input=prompt,
+        output=completion,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        reasoning=reasoning,
+        input_audio=min(input_audio, prompt - cache_read - cache_write),
+        output_audio=min(output_audio, completion - reasoning),
         estimated=counts.corrected,
     )
+
+
+_ELSEWHERE: Final = frozenset((*_CACHE_READ, *_CACHE_WRITE, "reasoning_tokens"))
+"""Names that only some say outside of the details."""
+_PLAIN_PROMPT: Final = frozenset({"cached_tokens", "audio_tokens", "text_tokens", "image_tokens"})
+
+
+def _plain(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
+    """OpenAI's own shape, within its bounds and with parts that fit; None: look closer."""
+    prompt = usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens")
+    if prompt.__class__ is not int or completion.__class__ is not int:
+        return None
+    if not (0 <= prompt <= input_bound and 0 <= completion <= output_bound):
+        return None
+    total = usage.get("total_tokens")
+    if total.__class__ is not int or total != prompt + completion or not _ELSEWHERE.isdisjoint(usage):
+        return None
+    cache_read = input_audio = reasoning = output_audio = 0
+    details = usage.get("prompt_tokens_details")
+    if details.__class__ is dict:
+        if not _PLAIN_PROMPT.issuperset(details):
+            return None
+        cache_read, input_audio = details.get("cached_tokens", 0), details.get("audio_tokens", 0)
+        if cache_read.__class__ is not int or input_audio.__class__ is not int:
+            return None
+    details = usage.get("completion_tokens_details")
+    if details.__class__ is dict:
+        reasoning, output_audio = details.get("reasoning_tokens", 0), details.get("audio_tokens", 0)
+        if reasoning.__class__ is not int or output_audio.__class__ is not int:
+            return None
+    if cache_read < 0 or input_audio < 0 or reasoning < 0 or output_audio < 0:
+        return None
+    if cache_read + input_audio > prompt or reasoning + output_audio > completion:
+        return None
+    return UsageReading(prompt, completion, cache_read, 0, reasoning, input_audio, output_audio)
 
 
 def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
