@@ -18,8 +18,7 @@ FAILED: Final = ("error", "abort")
 """Finish reasons that are no end: OpenRouter's for a failure in its midst, vLLM's for an answer given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class WholeAnswer:
+class WholeAnswer(msgspec.Struct, frozen=True):
     """What an answer holds besides the bytes that go to the client."""
 
     usage: Any
