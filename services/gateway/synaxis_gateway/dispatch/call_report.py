@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from synaxis_common.contracts.leases import LeaseDraw
-from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome, TokenUsage
+from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome
 from synaxis_common.logging import scrub
 from synaxis_common.money import plain
 from synaxis_gateway.dispatch.call import Attempt, Call
+from synaxis_gateway.wire.usage import UsageReading
 
 MAX_REASON: Final = 300
 """Characters of why an attempt failed."""
@@ -90,14 +91,14 @@ def _attempt(attempt: Attempt, now: float) -> dict[str, Any]:
         "latency_s": (now if attempt.ended is None else attempt.ended) - started,
         "time_to_first_token_s": None if attempt.first_token is None else attempt.first_token - started,
         "retry_after_s": attempt.retry_after_s,
-        "usage": None if reading is None else _usage(reading.usage),
+        "usage": None if reading is None else _usage(reading),
         "usage_estimated": reading is not None and reading.estimated,
         "prices": destination.prices,
         "error": None if attempt.reason is None else scrub(attempt.reason, MAX_REASON),
     }
 
 
-def _usage(usage: TokenUsage) -> dict[str, int]:
+def _usage(usage: UsageReading) -> dict[str, int]:
     return {
         "input": usage.input,
         "output": usage.output,

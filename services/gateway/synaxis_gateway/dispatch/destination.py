@@ -12,6 +12,7 @@ import msgspec
 
 from synaxis_common import key_variables
 from synaxis_common.contracts.routing import Candidate
+from synaxis_gateway.dispatch.tariff import Tariff
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
 
@@ -32,6 +33,7 @@ class Destination:
         "key",
         "prices",
         "provider_id",
+        "tariff",
         "timeout_s",
     )
 
@@ -46,6 +48,7 @@ class Destination:
             "x-synaxis-model": quote(candidate.global_model_id, safe=_SAFE),
         }
         """What an answer says of it."""
+        self.tariff = Tariff(candidate.prices)
         self.prices = msgspec.Raw(candidate.prices.to_bytes())
         """As reports have them."""
         self._endpoints: dict[tuple[str, bool], UpstreamEndpoint] = {}

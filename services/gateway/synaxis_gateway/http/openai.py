@@ -10,8 +10,6 @@ from synaxis_common.bus import BusUnavailable
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.routing import RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
-from synaxis_common.money import plain
-from synaxis_common.pricing import cost
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission, Admitted
 from synaxis_gateway.dispatch import call_report, continuation
@@ -363,7 +361,7 @@ def _headers(call: Call) -> dict[str, str]:
         ),
     }
     if last.reading is not None and last.outcome is AttemptOutcome.OK:
-        amount = cost(last.candidate.prices, last.reading.usage)
+        amount = last.destination.tariff.cost(last.reading)
         if amount is not None:
-            headers["x-synaxis-cost-usd"] = plain(amount)
+            headers["x-synaxis-cost-usd"] = amount
     return headers
