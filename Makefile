@@ -6,7 +6,7 @@ PACKAGES := libs/common libs/cli services/gateway services/registry services/syn
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-identity bench-usage chaos documents lock clean
+.PHONY: help install run test check format bench bench-long bench-compare bench-identity bench-usage chaos documents lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,14 @@ documents: install ## Write docs/asyncapi.json and the README's settings table a
 	$(BIN)/python -m scripts.asyncapi --write
 	$(BIN)/python -m scripts.settings_table --write
 
-bench: install ## Measure the gateway and the routing core
+bench: install ## Measure the gateway on one core, and what surrounds it
 	$(BIN)/python -m tests.bench
+
+bench-long: install ## The same three times, for medians
+	$(BIN)/python -m tests.bench --rounds 3
+
+bench-compare: install ## Compare two results: OLD=… NEW=…
+	$(BIN)/python -m tests.bench.compare $(OLD) $(NEW)
 
 chaos: install ## Kill and stop services under load, and check limits, budgets and the ledger
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -1,180 +1,139 @@
-"""`make bench`: what a routing decision costs, and what the whole path adds to a request.
+"""`make bench`: what a gateway takes on one core, what it adds to a request, and what its surroundings cost.
 
-Numbers depend on the machine, so they are printed and never asserted. Load goes to loopback only.
+`python -m tests.bench [--only throughput,streams] [--rounds 3] [--json FILE]`. Numbers depend on the machine,
+so they are printed, kept as JSON and never asserted; `tests.bench.compare` compares two runs. Load goes to
+loopback only.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
-import platform
-import re
 import statistics
 import sys
-import tempfile
 import time
+import traceback
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import aiohttp
+from tests.bench import bench_gateway, bench_streams, bench_wire
+from tests.bench.bench_core import routing_core
 from tests.bench.bench_events import bench_events
 from tests.bench.bench_failover import bench_failover
 from tests.bench.bench_sharing import bench_sharing
-from tests.bench.upstream import MODEL
-from tests.support.registry import eventually
-from tests.support.system import System
+from tests.bench.machine import description
+from tests.bench.results import flatten, table, write
+from tests.bench.stage import Stage, set_up
 
-from synaxis_common.contracts.catalog import Prices
-from synaxis_common.contracts.routing import Needs, RouteRequest
-from synaxis_registry.core.catalog import ApiKey, Catalog, Endpoint, GlobalModel, Provider
-from synaxis_registry.core.plan import Routed, route, to_plan
+GAP_S = "0.02"
+"""Between two events of a slow stream."""
+LEAST_RATE = 100.0
+"""Requests a second at which latency is measured when the throughput is not."""
 
-ROUNDS = 2_000
-SECONDS = 5.0
-CONCURRENCY = 32
-ENDPOINTS_OF_A_MODEL = 40
-BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello " * 100}]}).encode()
-
-
-def world(models: int) -> Catalog:
-    """`models` models, each at `ENDPOINTS_OF_A_MODEL` providers at different prices."""
-    providers = [
-        Provider(f"p{number}", f"P{number}", "https://api.example/v1", "openai")
-        for number in range(ENDPOINTS_OF_A_MODEL)
-    ]
-    return Catalog.build(
-        providers=providers,
-        models=[GlobalModel(f"m{number}", f"M{number}") for number in range(models)],
-        endpoints=[
-            Endpoint(
-                provider.provider_id,
-                f"vendor/m{number}",
-                f"m{number}",
-                prices=Prices(input=Decimal(place + 1) / 100, output=Decimal(place + 1) / 50),
-                context_window=128_000,
-            )
-            for number in range(models)
-            for place, provider in enumerate(providers)
-        ],
-        keys=[ApiKey("k", "hash", "t")],
-    )
+Section = Callable[[Stage], Awaitable[dict[str, Any]]]
+ON_STAGE: dict[str, Section] = {
+    "rest": bench_gateway.rest,
+    "one_at_a_time": bench_gateway.one_at_a_time,
+    "throughput": bench_gateway.throughput,
+    "latency": lambda stage: bench_gateway.latency(stage, LEAST_RATE),
+    "prompts": bench_gateway.prompts,
+    "streams": bench_streams.quick,
+}
+"""With a provider that answers at once. `latency` goes by the throughput when both are measured."""
 
 
-def bench_routing() -> None:
-    """A decision is to cost the same however large the catalog is."""
-    print(f"\nrouting core: one decision among {ENDPOINTS_OF_A_MODEL} endpoints, {ROUNDS} rounds")
-    for models in (1, 25, 250):
-        catalog = world(models)
-        request = RouteRequest(
-            request_id=UUID(int=1), key_hash="hash", model=f"m{models // 2}", needs=Needs(input_tokens=500)
-        )
-        now = datetime.now(UTC)
-        took = []
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            decided = route(catalog, request, now)
-            took.append(time.perf_counter() - begun)
-        if not isinstance(decided, Routed):
-            raise TypeError(f"no plan: {decided}")
-        begun = time.perf_counter()
-        for _ in range(ROUNDS):
-            to_plan(decided).to_bytes()
-        written = (time.perf_counter() - begun) / ROUNDS
-        p50, p99 = statistics.median(took) * 1e6, sorted(took)[-ROUNDS // 100] * 1e6
-        print(
-            f"  {models * ENDPOINTS_OF_A_MODEL:6} provider models: p50 {p50:6.0f} µs, p99 {p99:6.0f} µs; "
-            f"plan as bytes {written * 1e6:5.0f} µs"
-        )
+async def core() -> dict[str, Any]:
+    """The routing core runs in this process."""
+    return await asyncio.to_thread(routing_core)
 
 
-async def load(url: str, key: str, connections: int) -> dict[str, Any]:
-    """Closed loop for `SECONDS`, from a process of its own."""
-    with tempfile.NamedTemporaryFile() as body:
-        body.write(BODY)
-        body.flush()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.load", url, "--key", key, "--body", body.name),
-            *("--connections", str(connections), "--seconds", str(SECONDS)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        out, _ = await process.communicate()
-    found: dict[str, Any] = json.loads(out)
-    if set(found["statuses"]) - {"200", "0"}:
-        raise RuntimeError(f"not all were answered: {found['statuses']}")
+BY_THEMSELVES: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+    "core": core,
+    "wire": bench_wire.measure,
+    "failover": bench_failover,
+    "sharing": bench_sharing,
+    "events": bench_events,
+}
+PACED = "paced"
+ALL = (*ON_STAGE, PACED, *BY_THEMSELVES)
+
+
+class Run:
+    """The figures of one run, and what failed."""
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self.wanted = wanted
+        self.figures: dict[str, Any] = {}
+        self.failed: list[str] = []
+
+    async def section(self, name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        """Measure, unless it is not wanted; a failure is told and the others go on."""
+        if name not in self.wanted:
+            return
+        begun = time.monotonic()
+        try:
+            self.figures[name] = await measure()
+        except Exception:  # noqa: BLE001 - told, and in the exit status
+            self.failed.append(name)
+            traceback.print_exc()
+        else:
+            print(f"{name} ({time.monotonic() - begun:.0f} s)")
+            print(table({name: self.figures[name]}), flush=True)
+
+    async def all(self) -> None:
+        """One run."""
+        if self.wanted & ON_STAGE.keys():
+            async with set_up() as stage:
+                for name in ON_STAGE:
+                    await self.section(name, partial(self._on_stage, name, stage))
+        if PACED in self.wanted:
+            async with set_up("--gap", GAP_S) as stage:
+                await self.section(PACED, lambda: bench_streams.paced(stage))
+        for name, measure in BY_THEMSELVES.items():
+            await self.section(name, measure)
+
+    async def _on_stage(self, name: str, stage: Stage) -> dict[str, Any]:
+        if name == "latency" and "throughput" in self.figures:
+            return await bench_gateway.latency(stage, float(self.figures["throughput"]["requests_per_s"]))
+        return await ON_STAGE[name](stage)
+
+
+def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each figure the median of all runs; of what is no number the last."""
+    found: dict[str, Any] = {}
+    for name, value in flatten(runs[-1]).items():
+        numbers = [one[name] for one in map(flatten, runs) if isinstance(one.get(name), int | float)]
+        found[name] = statistics.median(numbers) if len(numbers) == len(runs) else value
     return found
 
 
-def show(what: str, found: dict[str, Any]) -> None:
-    """One line of the table."""
-    took = found["ms"]
-    print(
-        f"  {what:32} {found['requests_per_s']:8.0f} requests/s  "
-        f"p50 {took['p50']:7.2f}  p95 {took['p95']:7.2f}  p99 {took['p99']:7.2f} ms"
-    )
-
-
-async def admissions(url: str) -> dict[str, float]:
-    """How the gateway admitted requests so far."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
-        text = await answer.text()
-    found = re.findall(r'synaxis_gateway_admissions_total\{how="(\w+)"\} ([0-9.e+]+)', text)
-    return {how: float(number) for how, number in found}
-
-
-async def bench_whole_path() -> None:
-    """A request through gateway, bus and registry, of a tenant with every kind of limit."""
-    upstream = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.upstream", stdout=asyncio.subprocess.PIPE
-    )
-    assert upstream.stdout is not None
-    port = int(await upstream.stdout.readline())
-    try:
-        async with System.started({"SYNAXIS_MODELS_DEV_URL": "http://127.0.0.1:9/api.json"}) as system:
-            await measure(system, f"http://127.0.0.1:{port}/v1")
-    finally:
-        upstream.kill()
-        await upstream.wait()
-
-
-async def measure(system: System, upstream_url: str) -> None:
-    """Load on a system whose only provider is at `upstream_url`."""
-    body = {"base_url": upstream_url, "kind": "openai", "api_key_env": None}
-    await system.admin("PUT", "/providers/alpha", body)
-
-    async def serves() -> bool:
-        rows = await system.admin("GET", "/provider-models?provider=alpha&available=true")
-        return rows.status == 200 and len(rows.body["data"]) == 1
-
-    await eventually(serves, "the upstream is found")
-    price = {"input_price": "0.1", "output_price": "0.4"}
-    await system.admin("PATCH", f"/provider-models/alpha/{MODEL}", price)
-    await system.admin("POST", "/tenants", {"id": "busy", "name": "Busy"})
-    limit = {"allowed_rpm": 1_000_000, "allowed_tpm": 2**40, "monthly_budget_usd": "1000000"}
-    await system.admin("PUT", "/tenants/busy/limits/*", limit)
-    key = (await system.admin("POST", "/tenants/busy/keys", {"name": "bench"})).body["key"]
-    print("\nwhole path, one gateway, one registry, limits and budget on; all share the machine's cores")
-    for connections in (1, CONCURRENCY):
-        direct = await load(f"{upstream_url}/chat/completions", key, connections)
-        before = await admissions(system.url)
-        through = await load(f"{system.url}/v1/chat/completions", key, connections)
-        after = await admissions(system.url)
-        show(f"direct, {connections} at once", direct)
-        show(f"through Synaxis, {connections} at once", through)
-        told = {how: after[how] - before.get(how, 0.0) for how in after}
-        asked, total = told.get("asked", 0.0), sum(told.values())
-        print(f"  {'waited for a registry':32} {asked:8.0f} of {total:.0f} requests: {asked / total:.2%}")
-
-
 def main() -> None:
-    """Run all of it."""
-    print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
-    bench_routing()
-    asyncio.run(bench_whole_path())
-    asyncio.run(bench_sharing())
-    asyncio.run(bench_failover())
-    asyncio.run(bench_events())
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(ALL), help="sections, by commas")
+    parser.add_argument("--rounds", type=int, default=1, help="of which the medians count")
+    parser.add_argument("--json", type=Path, default=None)
+    said = parser.parse_args()
+    wanted = frozenset(said.only.split(","))
+    if unknown := wanted - set(ALL):
+        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    machine = description()
+    print(machine)
+    runs = []
+    for _ in range(said.rounds):
+        run = Run(wanted)
+        asyncio.run(run.all())
+        runs.append(run)
+    figures = median_of([run.figures for run in runs])
+    path = said.json or Path("bench-results") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    write(path, machine, figures)
+    print(f"\n{table(figures)}\n\nkept in {path}")
+    failed = sorted({name for run in runs for name in run.failed})
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from nats.aio.msg import Msg
 from tests.bench.load import percentiles
@@ -85,7 +86,7 @@ async def settle_in(rig: Rig, models: int) -> None:
     await eventually(is_there, f"{models} models are available", within_s=PATIENCE_S)
 
 
-async def bench_events() -> None:
+async def bench_events() -> dict[str, Any]:
     """One registry, one plain subscriber of the subject."""
     look_for_cycles_seldom()  # as services do
     async with AsyncExitStack() as stack:
@@ -109,16 +110,18 @@ async def bench_events() -> None:
             await tell(rig, changed)
             await subscriber.wait_for(number + 1)
             seen.append(subscriber.came[-1] - begun)
-        print(f"\nevents: from the end of a poll to a subscriber, milliseconds {percentiles(seen)}")
         await settle_in(rig, MANY)
         subscriber.came.clear()
         begun = time.perf_counter()
         await tell(rig, poll(MANY, Decimal("0.15")))
         await subscriber.wait_for(MANY)
-        print(
-            f"  {MANY} models change at once: the last event after {subscriber.came[MANY - 1] - begun:.2f} s"
-        )
+        took = subscriber.came[MANY - 1] - begun
+        return {
+            **{f"after_poll_{name}_ms": value for name, value in percentiles(seen).items()},
+            f"{MANY}_at_once_s": round(took, 2),
+            "events_per_s": round(MANY / took),
+        }
 
 
 if __name__ == "__main__":
-    asyncio.run(bench_events())
+    print(asyncio.run(bench_events()))

@@ -8,6 +8,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 from tests.bench.load import percentiles
@@ -22,7 +23,7 @@ FAILING_EVERY = 3
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]}).encode()
 
 
-async def bench_failover() -> None:
+async def bench_failover() -> dict[str, Any]:
     """One gateway and two providers, the first of which fails every third request at once."""
     with TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
@@ -53,9 +54,12 @@ async def bench_failover() -> None:
                     failed_over.append(total_s - report.attempts[0].latency_s)
     usual_s = percentiles(plain)["p50"] / 1e3
     added = percentiles([each - usual_s for each in failed_over])
-    print(f"\nfailover, {len(failed_over)} of {len(took)} requests")
-    print(f"  milliseconds beyond the failed attempt and a request without one: {added}")
+    return {
+        "requests": len(took),
+        "failed_over": len(failed_over),
+        **{f"added_{name}_ms": value for name, value in added.items()},
+    }
 
 
 if __name__ == "__main__":
-    asyncio.run(bench_failover())
+    print(asyncio.run(bench_failover()))

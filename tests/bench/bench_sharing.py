@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pydantic import SecretStr
 from tests.bench.load import percentiles
@@ -50,7 +51,7 @@ async def seconds_to_avoid(gateways: list[Sharing], number: int) -> float:
     return time.perf_counter() - begun
 
 
-async def bench_sharing() -> None:
+async def bench_sharing() -> dict[str, Any]:
     """Many gateways on one real bus."""
     with TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
@@ -68,5 +69,4 @@ async def bench_sharing() -> None:
                 stack.callback(telling.cancel)
                 gateways.append(sharing)
             found = percentiles([await seconds_to_avoid(gateways, number) for number in range(ROUNDS)])
-    print(f"\na failing provider is avoided by all of {GATEWAYS} gateways after: ", end="")
-    print(", ".join(f"{name} {value} ms" for name, value in found.items()))
+    return {"gateways": GATEWAYS, **{f"avoided_{name}_ms": value for name, value in found.items()}}

@@ -29,6 +29,8 @@ class Run:
     took: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     """From a request to the first byte of its body."""
+    late: list[float] = field(default_factory=list)
+    """From when a request was due until it was sent: the generator's own lateness."""
     statuses: Counter[int] = field(default_factory=Counter)
     bytes_in: int = 0
 
@@ -39,6 +41,7 @@ class Run:
             "requests_per_s": round(len(self.took) / self.seconds, 1),
             "ms": percentiles(self.took),
             "first_byte_ms": percentiles(self.first),
+            "late_ms": percentiles(self.late),
             "statuses": dict(self.statuses),
             "mbytes_in": round(self.bytes_in / 1e6, 2),
         }
@@ -68,12 +71,14 @@ class Client(asyncio.Protocol):
         self._load.idle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._load.lost()
+        if not self._load.is_over:
+            self._load.lost()
 
     def send(self, due: float) -> None:
         """Send the request, which was due at `due`."""
         self._due = due
         self._has_body = False
+        self._load.run.late.append(time.perf_counter() - due)
         self._transport.write(self._load.request)
 
     def data_received(self, data: bytes) -> None:
@@ -101,6 +106,7 @@ class Load:
         self._due: deque[float] = deque()
         self._end = 0.0
         self._is_begun = False
+        self.is_over = False
 
     def begin(self) -> None:
         """All connections are there."""
@@ -163,6 +169,7 @@ async def load(url: str, request: bytes, connections: int, seconds: float, rate:
     else:
         await made.pace()
     await asyncio.sleep(0.2)
+    made.is_over = True
     for transport in transports:
         transport.abort()
     return run

@@ -1,7 +1,7 @@
 """An upstream that costs as little as it can, so that a benchmark measures what is in front of it.
 
 `python -m tests.bench.upstream --port 9001`: answers every POST at once with a completion of 600 bytes, or a
-stream of `--chunks` chunks of 200 bytes, `--gap` seconds apart.
+stream of `--chunks` chunks of 200 bytes. With `--gap` streams have no end, and an event every `--gap` seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -79,21 +80,53 @@ TAIL = (
 )
 
 
+STAMPED = content_event().partition(b"x" * 24)
+"""An event around 24 bytes that hold the time, so that its reader knows how late it is."""
+
+
+class Wheel:
+    """Paced streams: each gets an event every `gap_s`, spread evenly, all of them by one timer."""
+
+    def __init__(self, gap_s: float) -> None:
+        self._slots: list[set[asyncio.Transport]] = [set() for _ in range(max(round(gap_s * 1000), 1))]
+        self._next = 0
+
+    def add(self, transport: asyncio.Transport) -> None:
+        """A stream begins."""
+        min(self._slots, key=len).add(transport)
+
+    def remove(self, transport: asyncio.Transport) -> None:
+        """It has ended."""
+        for slot in self._slots:
+            slot.discard(transport)
+
+    async def turn(self) -> None:
+        """Send events, a slot a millisecond, for ever; what is late is caught up with."""
+        begun, turned = time.monotonic(), 0
+        while True:
+            while turned < (time.monotonic() - begun) * 1000:
+                slot = self._slots[turned % len(self._slots)]
+                turned += 1
+                event = _chunked(STAMPED[0] + b"@%022d " % time.monotonic_ns() + STAMPED[2])
+                for transport in slot:
+                    transport.write(event)
+            await asyncio.sleep(0.0005)
+
+
 class Connection(asyncio.Protocol):
     """One connection; a request is answered when its body is complete."""
 
-    def __init__(self, chunks: int, gap_s: float) -> None:
-        self._chunks, self._gap_s = chunks, gap_s
+    def __init__(self, chunks: int, wheel: Wheel | None) -> None:
+        self._chunks, self._wheel = chunks, wheel
         self._parser = httptools.HttpRequestParser(self)
         self._body: list[bytes] = []
-        self._writing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
+        if self._wheel is not None:
+            self._wheel.remove(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -106,28 +139,23 @@ class Connection(asyncio.Protocol):
         if self._parser.get_method() == b"GET":
             self._transport.write(LIST)
         elif b'"stream":true' in body or b'"stream": true' in body:
-            if self._gap_s:
-                self._writing = asyncio.get_running_loop().create_task(self._stream())
+            if self._wheel is not None:
+                self._transport.write(HEAD + CONTENT)
+                self._wheel.add(self._transport)
             else:
                 self._transport.write(HEAD + CONTENT * self._chunks + TAIL)
         else:
             self._transport.write(WHOLE)
 
-    async def _stream(self) -> None:
-        self._transport.write(HEAD)
-        for _ in range(self._chunks):
-            self._transport.write(CONTENT)
-            await asyncio.sleep(self._gap_s)
-        self._transport.write(TAIL)
-
 
 async def serve(port: int, chunks: int, gap_s: float) -> None:
     """Serve until cancelled; says its port on standard output."""
-    make: Callable[[], Connection] = lambda: Connection(chunks, gap_s)  # noqa: E731 - a factory
+    wheel = Wheel(gap_s) if gap_s else None
+    make: Callable[[], Connection] = lambda: Connection(chunks, wheel)  # noqa: E731 - a factory
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", port, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
-        await server.serve_forever()
+        await (server.serve_forever() if wheel is None else wheel.turn())
 
 
 def main() -> None:

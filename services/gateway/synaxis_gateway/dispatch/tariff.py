@@ -1,7 +1,7 @@
 """What an answer cost, as its header says it: exact, and for the plain case without a decimal number.
 
-`pricing.cost` is the rule. Where only plain input and output tokens were used and no tier can apply, it is a sum
-of two products of whole numbers, which this module makes and writes; a test holds it to the rule.
+`pricing.cost` is the rule. Where only plain input and output tokens were used and no tier applies, it is a
+sum of two products of whole numbers, which this module makes and writes; a test holds it to the rule.
 """
 
 from __future__ import annotations
