@@ -16,13 +16,13 @@ NOTEWORTHY = 0.10
 def rows(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, float, float, float, str]]:
     """Name, both figures, their ratio, and what that means."""
     found = []
-    for name, before in old.items():
-        after = new.get(name)
-        if not _is_number(before) or not _is_number(after) or not before:
+    for name in old:
+        before, after = _number(old[name]), _number(new.get(name))
+        if not before or after is None:
             continue
         ratio = after / before
         change = "" if abs(ratio - 1) <= NOTEWORTHY else "better" if is_better(name, ratio) else "worse"
-        found.append((name, float(before), float(after), ratio, change))
+        found.append((name, before, after, ratio, change))
     return found
 
 
@@ -31,8 +31,8 @@ def is_better(name: str, ratio: float) -> bool:
     return ratio > 1 if is_more_better(name) else ratio < 1
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def main() -> None:

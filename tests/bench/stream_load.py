@@ -1,7 +1,7 @@
 """Many streams at once, from a process of its own: how late each event comes, and how many come.
 
-`python -m tests.bench.stream_load URL --key KEY --streams 1000 --seconds 6` prints JSON. The upstream writes the
-time into each event (`@<nanoseconds> `); the clock is the machine's, and so the same in both processes.
+`python -m tests.bench.stream_load URL --key KEY --streams 1000 --seconds 6` prints JSON. The upstream writes
+the time into each event (`@<nanoseconds> `); the clock is the machine's, and so the same in both processes.
 """
 
 from __future__ import annotations
