@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import msgspec
 
 from synaxis_common.clock import Clock
@@ -100,6 +103,62 @@ class UpstreamStream:
                 self._out.clear()
                 return piece
         return b""
+
+    async def flow(self, push: Callable[[bytes], bool]) -> bytes:
+        """Push what comes as it comes, without waking a task for it: as long as nothing has to be decided.
+
+        `push` answers whether it takes more. The rest is for `next_piece`; what is returned precedes that.
+        """
+        if self.is_over or self._cut is not None or self._ended or self._block or self._out:
+            return b""
+        answer = self.answer
+        allowed_s = self._attempt.candidate.timeouts.between_tokens_s
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def news() -> None:
+            try:
+                goes_on = self._flow_on(push, allowed_s)
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to the connection
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not goes_on and not done.done():
+                    done.set_result(None)
+
+        self._quiet_s = 0.0
+        answer.expect_within(allowed_s)
+        answer.listen(news)
+        try:
+            await done
+        finally:
+            answer.listen(None)
+        piece = b"".join(self._out)
+        self._out.clear()
+        return piece
+
+    def _flow_on(self, push: Callable[[bytes], bool], allowed_s: float) -> bool:
+        """Push what has arrived; whether it may go on so."""
+        answer, reader, out = self.answer, self._reader, self._out
+        data = answer.take_now()
+        if not data:  # an end, a failure or silence: `next_piece` meets the same
+            if not answer.is_over:
+                self._quiet_s = allowed_s
+            return False
+        before = reader.content_bytes
+        try:
+            self._arrived(data)
+            self._pass_on()
+        except EventTooLarge as error:
+            self._cut = _why_cut(error)
+        if self._cut is not None or self.is_over or reader.is_complete or answer.is_over:
+            return False
+        if reader.content_bytes != before:
+            answer.expect_within(allowed_s)  # else only comments came: that is silence, too
+        if not out:
+            return True
+        piece = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return push(piece)
 
     async def drain(self, timeout: float) -> None:
         """After the end: read the rest, which is nothing, so that the connection can be kept."""

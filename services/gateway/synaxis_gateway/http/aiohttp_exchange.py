@@ -35,6 +35,10 @@ class AiohttpExchange:
     def is_begun(self) -> bool:
         return self.response is not None
 
+    @property
+    def push(self) -> None:
+        return None
+
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)
 

@@ -50,6 +50,12 @@ class Exchange(Protocol):
         """The body. Raises an ApiError: 413 above `limit` bytes, 415 compressed, 408 after `timeout` s."""
         ...
 
+    @property
+    def push(self) -> Callable[[bytes], bool] | None:
+        """Sends a piece at once; answers whether it is well to send more before `write` has been waited for.
+        None: not here."""
+        ...
+
     async def begin(self, headers: Mapping[str, str]) -> None:
         """Send the head of an answer that comes piece by piece. Raises ConnectionError."""
         ...

@@ -186,6 +186,14 @@ class LeanExchange:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._resumed)
 
+    def push(self, piece: bytes) -> bool:
+        """Send a piece at once; answers whether the client takes more."""
+        transport = self._transport
+        if transport.is_closing():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return self._resumed is None
+
     async def end(self) -> None:
         """The answer is complete."""
         if self._transport.is_closing():

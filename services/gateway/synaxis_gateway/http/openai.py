@@ -270,22 +270,26 @@ class OpenAIHandlers:
         async with asyncio.timeout(begun.total_s):
             if not exchange.is_begun:
                 await exchange.begin(_STREAM_HEADERS | _headers(call))
-            while received := await begun.stream.next_piece():
+            stream = begun.stream
+            push = exchange.push if joined is None and transcript is None else None
+            received = await stream.next_piece()
+            while received:
                 piece = received
                 if joined is not None:
                     piece = joined.take(received)
                 elif transcript is not None:
                     transcript.take(received)
-                if begun.stream.is_over:
+                if stream.is_over:
                     # Before the client has the last byte: a complete answer is never unknown.
-                    call.succeed(call.attempts[-1], begun.stream.usage())
+                    call.succeed(call.attempts[-1], stream.usage())
                     self._conclude(exchange, call, 200)
-                if not piece:
-                    continue
-                try:
-                    await exchange.write(piece, CLIENT_STALL_S)
-                except TimeoutError as error:
-                    raise _ClientStalled from error
+                if piece:
+                    try:
+                        await exchange.write(piece, CLIENT_STALL_S)
+                    except TimeoutError as error:
+                        raise _ClientStalled from error
+                received = b"" if push is None else await stream.flow(push)
+                received = received or await stream.next_piece()
 
     def _why_cancelled(self) -> tuple[AttemptOutcome, str]:
         if self.abandoning:

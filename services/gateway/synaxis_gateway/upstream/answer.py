@@ -32,6 +32,7 @@ class UpstreamAnswer:
         "_error",
         "_headers",
         "_is_paused",
+        "_listener",
         "_loop",
         "_pieces",
         "_release",
@@ -62,6 +63,7 @@ class UpstreamAnswer:
         self._deadline = math.inf
         self._headers: dict[str, str] | None = None
         self._is_paused = False
+        self._listener: Callable[[], None] | None = None
         self.raw_headers: dict[bytes, bytes] = {}
         """By name in lower case; of those that come twice the last."""
         self.header_count = 0
@@ -88,6 +90,11 @@ class UpstreamAnswer:
         return self._header(b"content-type").partition(";")[0].strip().lower()
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come, for better or worse."""
+        return self.has_ended or self._error is not None
+
+    @property
     def at_eof(self) -> bool:
         """Whether the end has come, and all before it has been read."""
         return self.has_ended and not self._pieces and self._error is None
@@ -109,14 +116,7 @@ class UpstreamAnswer:
         """
         while True:
             if self._pieces:
-                pieces = self._pieces
-                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                pieces.clear()
-                self._unread = 0
-                if self._is_paused:
-                    self._is_paused = False
-                    self._connection.transport.resume_reading()
-                return data
+                return self._take()
             if self._error is not None:
                 raise self._error
             if self.has_ended:
@@ -124,6 +124,15 @@ class UpstreamAnswer:
             if timeout is not None:
                 self.expect_within(timeout)
             await self._wait()
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have `listener` called, instead of waking who waits, whenever there is news: more of the body, its
+        end, a failure, or that what was expected has not come in time. None: no more."""
+        self._listener = listener
+
+    def take_now(self) -> bytes:
+        """What has arrived; empty when there is nothing, for whatever reason."""
+        return self._take() if self._pieces else b""
 
     async def read_all(self) -> bytes:
         """The whole body. Raises Reset or Unreadable."""
@@ -219,11 +228,24 @@ class UpstreamAnswer:
 
     def wake(self) -> None:
         """Something has come."""
+        if self._listener is not None:
+            self._listener()
+            return
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._unread = 0
+        if self._is_paused:
+            self._is_paused = False
+            self._connection.transport.resume_reading()
+        return data
 
     def _header(self, name: bytes) -> str:
         return self.raw_headers.get(name, b"").decode("latin-1")
@@ -266,6 +288,9 @@ class UpstreamAnswer:
         self._timer = None
         if self._deadline > self._loop.time():
             self._timer = self._loop.call_at(self._deadline, self._look)
+            return
+        if self._listener is not None:
+            self._listener()
             return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
