@@ -80,7 +80,8 @@ TAIL = (
 )
 
 
-STAMPED = content_event().partition(b"x" * 24)
+STAMP = "x" * 24
+STAMPED = event({"content": STAMP}).partition(STAMP.encode())
 """An event around 24 bytes that hold the time, so that its reader knows how late it is."""
 
 
