@@ -286,3 +286,20 @@ def test_whatever_a_provider_calls_usage_its_parts_fit_into_the_whole(said: Any)
         counted = reading.usage
         assert 0 <= counted.cache_read + counted.cache_write + counted.input_audio <= counted.input <= 10_000
         assert 0 <= counted.reasoning + counted.output_audio <= counted.output
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=6).filter(lambda name: name not in ("model", "new")),
+        st.integers() | st.text(max_size=9),
+    ),
+    st.booleans(),
+)
+def test_exchanging_values_means_the_same_however_the_object_was_written(
+    members: dict[str, object], is_compact: bool
+) -> None:
+    fields = {**members, "model": "a", "stream": True}
+    separators = (",", ":") if is_compact else (", ", ": ")
+    body = json.dumps(fields, separators=separators, ensure_ascii=False).encode()
+    written = JsonObject.parse(body).to_bytes(model=b'"b"', new=b"[1]")
+    assert json.loads(written) == {**fields, "model": "b", "new": [1]}

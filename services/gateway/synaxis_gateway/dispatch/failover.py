@@ -85,8 +85,12 @@ class Failover:
             if is_extra and not self._budget.begin_extra(model):
                 metrics.RETRIES_REFUSED.inc()
                 return refused or Exhausted(all_tried=False)
+            self._hedges.earn()
             try:
-                results = await self._try(call, candidate, turn, queue)
+                if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
+                    results = await self._race(call, candidate, turn, queue)
+                else:
+                    results = [(candidate, await self._make(call, candidate, turn, queue))]
             except TooLate:
                 if not call.reached_a_provider and not call.may_begin:
                     raise PermitExpired from None
@@ -168,15 +172,6 @@ class Failover:
             )
         except TooLate:
             return None
-
-    async def _try(
-        self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
-    ) -> list[tuple[Candidate, Result]]:
-        """One attempt, or two where the first is slow to begin and the request wants that. Raises TooLate."""
-        self._hedges.earn()
-        if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
-            return await self._race(call, candidate, turn, queue)
-        return [(candidate, await self._make(call, candidate, turn, queue))]
 
     async def _make(self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]) -> Result:
         """One attempt. Raises TooLate."""

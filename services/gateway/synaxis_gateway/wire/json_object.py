@@ -21,11 +21,13 @@ class NotAnObject(Exception):
 class JsonObject:
     """A JSON object: `values` by name for reading, and the bytes of each for sending on."""
 
-    __slots__ = ("_raw", "values")
+    __slots__ = ("_compact", "_raw", "values")
 
-    def __init__(self, values: dict[str, Any], raw: dict[str, bytes]) -> None:
+    def __init__(self, values: dict[str, Any], raw: dict[str, bytes], compact: bytes | None = None) -> None:
+        """`compact`: all of it, where that is nothing but the members, without white space between them."""
         self.values = values
         self._raw = raw
+        self._compact = compact
 
     @classmethod
     def parse(cls, body: bytes) -> JsonObject:
@@ -45,9 +47,10 @@ class JsonObject:
         except (msgspec.DecodeError, ValueError) as error:
             _check_utf8(body)
             raise NotAnObject(f"The request body is not valid JSON: {error}.") from error
-        if not (_is_compact(body, raw) or _names_are_unique(body, raw)):
+        is_compact = _is_compact(body, raw)
+        if not (is_compact or _names_are_unique(body, raw)):
             raise NotAnObject("The request body has a field twice; which one counts would be a guess.")
-        return cls(values, raw)
+        return cls(values, raw, body if is_compact else None)
 
     def raw(self, name: str) -> bytes:
         """The bytes of a value as they came; empty where there is none."""
@@ -55,10 +58,29 @@ class JsonObject:
 
     def to_bytes(self, *, without: frozenset[str] = frozenset(), **replaced: bytes) -> bytes:
         """The object again: `replaced` fields anew, those `without` left out, the others byte for byte."""
+        if self._compact is not None and without.isdisjoint(self._raw):
+            return self._spliced(self._compact, replaced)
         members = {name: value for name, value in self._raw.items() if name not in without} | replaced
         return b"{%s}" % b",".join(
             msgspec.json.encode(name) + b":" + value for name, value in members.items()
         )
+
+    def _spliced(self, body: bytes, replaced: dict[str, bytes]) -> bytes:
+        """`body` with the values of some members exchanged, and new members behind the last."""
+        pieces: list[bytes] = []
+        kept_from = at = 1  # behind the brace
+        for name, value in self._raw.items():
+            at += len(name) + 3  # quotes and colon: no name of a compact object takes more than its length
+            end = at + len(value)
+            if name in replaced:
+                pieces += (body[kept_from:at], replaced[name])
+                kept_from = end
+            at = end + 1  # the comma
+        pieces.append(body[kept_from:-1])
+        for name, value in replaced.items():
+            if name not in self._raw:
+                pieces.append(b",%b:%b" % (msgspec.json.encode(name), value))
+        return b"{%b}" % b"".join(pieces)
 
 
 def _check_utf8(body: bytes) -> None:
@@ -72,7 +94,8 @@ def _is_compact(body: bytes, raw: dict[str, bytes]) -> bool:
     """Whether the members of `raw` fill `body`, which is valid, to the last byte: as most clients write it.
 
     A name takes its own length at least, and each member two quotes, a colon and a comma or brace. So where
-    the sum is the length of the body there is no room for a second member of the same name.
+    the sum is the length of the body there is no room for a second member of the same name, nor for names
+    that are written in more bytes than they have characters.
     """
     length = 1
     for name, value in raw.items():
