@@ -23,6 +23,7 @@ from tests.support.proxy import Toxics
 
 from synaxis_cli.embedded.process import EmbeddedServer
 from synaxis_common import subjects
+from synaxis_common.contracts.usage import split_reports
 
 HOUR_S = 3600.0
 SLOW_S = 0.5
@@ -217,7 +218,7 @@ async def _poison(stage: Stage, _outage_s: float) -> None:
     poisons = (b"\0", b"{not json", b'{"schema": "other"}', b"[]", b'{"from_the_future": 1}')
     try:
         reports = await bus.subscribe(subjects.USAGE)
-        report = json.loads((await reports.next_msg(timeout=REPORT_WITHIN_S)).data)
+        report = json.loads(split_reports((await reports.next_msg(timeout=REPORT_WITHIN_S)).data)[0])
         newer = json.dumps({**report, "from_the_future": {"more": 1}}).encode()
         for message in (*poisons, newer):
             await bus.jetstream(timeout=5).publish(subjects.USAGE, message)

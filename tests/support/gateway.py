@@ -43,7 +43,7 @@ from synaxis_common.contracts.routing import (
     RouteRequest,
     Timeouts,
 )
-from synaxis_common.contracts.usage import CallReport
+from synaxis_common.contracts.usage import CallReport, split_reports
 from synaxis_common.health import Health
 from synaxis_common.service import Runtime
 from synaxis_common.tasks import TaskSupervisor
@@ -250,7 +250,7 @@ async def _surround(bus: Bus, rig: Rig, *, registry: bool) -> None:
 
     async def reported(message: Msg) -> None:
         async with rig.news:
-            rig.reports.append(CallReport.model_validate_json(message.data))
+            rig.reports += map(CallReport.model_validate_json, split_reports(message.data))
             rig.news.notify_all()
 
     async def returned(message: Msg) -> None:

@@ -128,7 +128,8 @@ CHANNELS: tuple[Channel, ...] = (
         "gateway",
         "registry",
         CallReport,
-        "What a request came to. Deduplicated by request id.",
+        "What requests came to: one or more reports, a JSON object a line, at most 128 of them and 256 KiB. "
+        "The ledger takes each request once, by its id; that is also the id of a message of a single report.",
     ),
     Channel(
         f"{subjects.CATALOG}.provider.*.*",

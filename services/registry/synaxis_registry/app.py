@@ -23,6 +23,7 @@ from synaxis_common.consumer import (
 )
 from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
 from synaxis_common.contracts.leases import PlansStale
+from synaxis_common.contracts.usage import split_reports
 from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
 from synaxis_registry.answering import Answering
@@ -95,7 +96,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     consumers = [
         DurableConsumer(bus, CATALOG, _guarded(catalogs.handle), dead_letter),
         DurableConsumer(bus, OBSERVATION, _guarded(reports.poll), dead_letter),
-        BatchConsumer(bus, USAGE, _guarded(reports.calls), dead_letter),
+        BatchConsumer(bus, USAGE, _guarded(reports.calls), dead_letter, split_reports),
     ]
     for spec, consumer in zip((CATALOG, OBSERVATION, USAGE), consumers, strict=True):
         health.add(spec.durable, consumer.problem)

@@ -287,7 +287,8 @@ class OpenAIHandlers:
             return
         call.is_concluded = True
         self._admission.leave(call.admitted, unused=not call.reached_a_provider)
-        self._reports.submit(call.report(status))
+        report = call.report(status)
+        self._reports.submit(report.request_id, report.to_bytes())
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
