@@ -16,7 +16,7 @@ from tests.support.upstream import FakeProvider
 
 from synaxis_common import subjects
 from synaxis_common.channels import BUCKET, CHANNELS, Channel
-from synaxis_common.contracts.usage import split_reports
+from synaxis_common.contracts.usage import CallReport, split_reports
 
 MODEL = "talker-2-mini"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -99,6 +99,6 @@ async def test_every_message_is_of_a_documented_channel_and_of_its_kind(
         found = [channel for channel in CHANNELS if is_on(message.subject, channel)]
         assert len(found) == 1, message.subject
         kind = found[0].message
-        for document in split_reports(message.data) if message.subject == subjects.USAGE else [message.data]:
-            kind.model_validate_json(document)
-            assert set(json.loads(document)) <= set(kind.model_fields), message.subject
+        for data in split_reports(message.data) if kind is CallReport else [message.data]:
+            kind.model_validate_json(data)
+            assert set(json.loads(data)) <= set(kind.model_fields), message.subject

@@ -18,10 +18,10 @@ from tests.support.registry import MODEL, Rig, eventually, report, running_regis
 
 from synaxis_common import ids, subjects
 from synaxis_common.bus import Bus
-from synaxis_common.consumer import BatchConsumer, BatchHandler, ConsumerSpec, Delivery, TryLater
+from synaxis_common.consumer import BatchConsumer, BatchHandler, ConsumerSpec, Delivery, Poison, TryLater
 from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RoutePlan
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome, CallReport, join_reports, split_reports
 from synaxis_common.settings import ServiceSettings
 
 COST = Decimal("0.0002")
@@ -71,7 +71,7 @@ async def start(bus: Bus, set_aside: list[bytes]) -> AsyncIterator[Start]:
         set_aside.append(delivery.data)
 
     async def started(handler: BatchHandler) -> asyncio.Task[None]:
-        tasks.append(asyncio.create_task(BatchConsumer(bus, SPEC, handler, dead_letter).run()))
+        tasks.append(asyncio.create_task(BatchConsumer(bus, SPEC, handler, dead_letter, split_reports).run()))
         return tasks[-1]
 
     yield started
@@ -130,6 +130,45 @@ async def test_a_bad_message_is_found_in_its_batch_and_set_aside_alone(
 
     await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=30)
     assert sorted(batches.handled) == sorted(good), "nothing was handled again"
+
+
+async def test_a_bad_part_of_a_message_is_set_aside_alone_and_what_it_came_with_is_handled(
+    bus: Bus, start: Start, set_aside: list[bytes]
+) -> None:
+    batches = Batches()
+    good = [b"%d" % number for number in range(32)]
+    await put(
+        bus, b"\n".join(good[:7]), b"\n".join([*good[7:19], b"bad", *good[19:24]]), b"\n".join(good[24:])
+    )
+    await start(batches.take)
+
+    async def is_set_aside() -> bool:
+        return set_aside == [b"bad"] and await pending(bus) == 0
+
+    await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=30)
+    assert set(batches.handled) == set(good)
+    others = [*good[:7], *good[24:]]
+    assert sorted(one for one in batches.handled if one in others) == sorted(others), "others came once"
+
+
+async def test_poison_in_a_message_is_set_aside_at_once(
+    bus: Bus, start: Start, set_aside: list[bytes]
+) -> None:
+    handled: list[bytes] = []
+
+    async def refuse(deliveries: Sequence[Delivery]) -> None:
+        if any(delivery.data.startswith(b"bad") for delivery in deliveries):
+            raise Poison("bad")
+        handled.extend(delivery.data for delivery in deliveries)
+
+    await put(bus, b"1\nbad 1\n2\nbad 2", b"3")
+    await start(refuse)
+
+    async def is_done() -> bool:
+        return len(handled) == 3 and await pending(bus) == 0
+
+    await eventually(is_done, "both messages are acknowledged")
+    assert (sorted(handled), sorted(set_aside)) == ([b"1", b"2", b"3"], [b"bad 1", b"bad 2"])
 
 
 async def test_a_batch_that_has_to_wait_comes_again_as_a_whole(bus: Bus, start: Start) -> None:
@@ -250,6 +289,22 @@ async def test_bad_reports_do_not_keep_the_good_ones_of_their_batch_out_of_the_l
         return bool(await rig.database.fetchval("SELECT count(*) FROM dead_letter") == 2)
 
     await eventually(set_aside, "the two others are set aside")
+
+
+async def test_bad_reports_within_a_message_are_set_aside_alone_and_can_be_replayed(rig: Rig) -> None:
+    key_hash = await rig.new_limited_key("acme", "*", {"monthly_budget_usd": "10"})
+    good = calls(await leased(rig, key_hash, 40), 40)
+    lines = [one.to_bytes() for one in good]
+    half, absurd = b'{"half of a', good[0].model_copy(update={"http_status": 2**40}).to_bytes()
+    message = join_reports([*lines[:11], half, *lines[11:30], absurd, *lines[30:]])
+    await rig.bus.store(subjects.USAGE, message, str(ids.uuid7()))
+    await settled(rig, good)
+
+    async def letters() -> bool:
+        rows = await rig.database.fetch("SELECT payload FROM dead_letter")
+        return sorted(row["payload"] for row in rows) == sorted([half, absurd])
+
+    await eventually(letters, "the two others are set aside, each with its own bytes")
 
 
 async def test_reports_that_come_again_in_any_batch_count_once(rig: Rig) -> None:

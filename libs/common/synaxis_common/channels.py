@@ -129,7 +129,7 @@ CHANNELS: tuple[Channel, ...] = (
         "registry",
         CallReport,
         "What requests came to: one or more reports, a JSON object a line, at most 128 of them and 256 KiB. "
-        "The ledger takes each request once, by its id.",
+        "The ledger takes each request once, by its id; that is also the id of a message of a single report.",
     ),
     Channel(
         f"{subjects.CATALOG}.provider.*.*",

@@ -34,6 +34,8 @@ stops: keep it short."""
 CHECK_AFTER = 12
 """Fetches without a message (some 5 s) after which it is asked whether the consumer is still there."""
 MAX_RETRY_DELAY_S = 30.0
+PARTS_AT_ONCE = 500
+"""From so many on no further message joins what a handler takes at once."""
 
 
 class Poison(Exception):
@@ -57,8 +59,8 @@ class Delivery:
 
 Handler = Callable[[Delivery], Awaitable[None]]
 BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
-Split = Callable[[bytes], Sequence[bytes]]
 DeadLetter = Callable[[Delivery, str], Awaitable[None]]
+Split = Callable[[bytes], Sequence[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,17 +199,19 @@ class DurableConsumer:
         )
 
     async def _set_aside(self, message: Msg, delivery: Delivery, reason: str) -> None:
-        try:
-            await self._bury(delivery, reason)
-        except TryLater:
+        if await self._is_set_aside(delivery, reason):
+            await message.ack()
+        else:
             await message.nak(delay=1.0)
-            return
-        await message.ack()
 
-    async def _bury(self, delivery: Delivery, reason: str) -> None:
-        await self._dead_letter(delivery, reason)
+    async def _is_set_aside(self, delivery: Delivery, reason: str) -> bool:
+        try:
+            await self._dead_letter(delivery, reason)
+        except TryLater:
+            return False
         HANDLED.labels(self._spec.durable, "dead_letter").inc()
         log.error("message_set_aside", consumer=self._spec.durable, subject=delivery.subject, reason=reason)
+        return True
 
 
 async def _release(messages: Sequence[Msg]) -> None:
@@ -222,12 +226,22 @@ def _delay(delivery: Delivery) -> float:
     return float(min(0.5 * 2 ** min(delivery.num_delivered - 1, 10), MAX_RETRY_DELAY_S))
 
 
-class BatchConsumer(DurableConsumer):
-    """As `DurableConsumer`, for a handler that takes all that was fetched at once, or nothing of it.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is handled or set aside on its own: a message, or one of several things that it carries."""
 
-    A batch that fails is halved until the message that is to blame stands alone; what becomes of that one is
-    as with `DurableConsumer`, and the others are handled. TryLater is said of the whole batch. With `split` a
-    message may hold several things: one that is to blame is set aside without its siblings.
+    message: int
+    """The place of its message among those that were fetched."""
+    delivery: Delivery
+
+
+class BatchConsumer(DurableConsumer):
+    """As `DurableConsumer`, for a handler that takes many deliveries at once, or none of them.
+
+    `split` takes a message apart that carries several things: each is a delivery of its own. What fails
+    together is halved until the one that is to blame stands alone; what becomes of that one is as with
+    `DurableConsumer`, and the others are handled. TryLater is said of all that were handed over together. A
+    message of which anything must come again comes as a whole, so the handler has to know what it has done.
     """
 
     def __init__(
@@ -236,80 +250,79 @@ class BatchConsumer(DurableConsumer):
         spec: ConsumerSpec,
         handler: BatchHandler,
         dead_letter: DeadLetter,
-        split: Split | None = None,
+        split: Split = lambda data: [data],
     ) -> None:
         async def alone(delivery: Delivery) -> None:
-            parts = (delivery.data,) if split is None else split(delivery.data)
-            if len(parts) == 1:
-                await handler([delivery])
-                return
-            try:
-                await handler([delivery])
-            except TryLater:
-                raise
-            except Exception as error:  # noqa: BLE001 - whose fault it is shows when each stands alone
-                log.warning(
-                    "message_split", consumer=spec.durable, parts=len(parts), error=type(error).__name__
-                )
-                await self._handle_parts([replace(delivery, data=part) for part in parts])
+            await handler([delivery])
 
         super().__init__(bus, spec, alone, dead_letter)
-        self._batch_handler = handler
-
-    async def _handle_parts(self, parts: Sequence[Delivery]) -> None:
-        """Handle the parts of a message one by one; what is poison among them is set aside.
-
-        Raises TryLater, and what else kept a part from being handled, when all others have been.
-        """
-        failure: Exception | None = None
-        for part in parts:
-            try:
-                await self._batch_handler([part])
-            except Poison as reason:
-                await self._bury(part, str(reason))
-            except TryLater:
-                raise
-            except Exception as error:  # noqa: BLE001 - raised when the others have been handled
-                if part.num_delivered >= self._spec.max_attempts:
-                    await self._bury(part, f"{type(error).__name__}: {error}")
-                else:
-                    failure = error
-        if failure is not None:
-            raise failure
+        self._batch_handler, self._split = handler, split
 
     async def _handle_all(self, messages: Sequence[Msg]) -> None:
-        waiting = [messages]
+        loop = asyncio.get_running_loop()
+        asked_for_time = loop.time()
+        begin = 0
         try:
-            while waiting:
-                batch = waiting.pop()
-                if len(batch) == 1:
-                    await self._handle(batch[0])
-                elif not await self._handle_batch(batch):
-                    half = len(batch) // 2
-                    waiting += [batch[half:], batch[:half]]
+            while begin < len(messages):
+                if loop.time() - asked_for_time > self._spec.ack_wait_s / 3:
+                    for message in messages[begin:]:
+                        await message.in_progress()
+                    asked_for_time = loop.time()
+                parts: list[_Part] = []
+                end = begin
+                while end < len(messages) and len(parts) < PARTS_AT_ONCE:
+                    delivery = self._delivery(messages[end])
+                    parts += [_Part(end, replace(delivery, data=d)) for d in self._split(delivery.data)]
+                    end += 1
+                await self._settle(messages, range(begin, end), parts)
+                begin = end
         except asyncio.CancelledError:
-            for untouched in (batch, *waiting):
-                await _release(untouched)
+            await _release(messages)
             raise
 
-    async def _handle_batch(self, batch: Sequence[Msg]) -> bool:
-        """Handle several messages together. False: one of them is to blame that it failed."""
+    async def _settle(self, messages: Sequence[Msg], numbers: range, parts: list[_Part]) -> None:
+        """Handle these messages, of which `parts` are all there is, and answer for each."""
         spec = self._spec
-        deliveries = [self._delivery(message) for message in batch]
-        try:
-            await self._batch_handler(deliveries)
-        except TryLater as reason:
-            HANDLED.labels(spec.durable, "retried").inc(len(batch))
-            log.warning("batch_delayed", consumer=spec.durable, messages=len(batch), reason=str(reason))
-            for message, delivery in zip(batch, deliveries, strict=True):
-                await message.nak(delay=_delay(delivery))
-        except Exception as error:  # noqa: BLE001 - whose fault it is shows when each stands alone
-            log.warning(
-                "batch_halved", consumer=spec.durable, messages=len(batch), error=type(error).__name__
-            )
-            return False
-        else:
-            HANDLED.labels(spec.durable, "handled").inc(len(batch))
-            for message in batch:
-                await message.ack()
-        return True
+        again: dict[int, str] = {}
+        """Messages that must come again, and what is counted of them."""
+        poison: list[tuple[_Part, str]] = []
+        good: set[int] = set()
+        waiting = [parts]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                await self._batch_handler([part.delivery for part in batch])
+            except TryLater as reason:
+                again |= dict.fromkeys((part.message for part in batch), "retried")
+                log.warning("batch_delayed", consumer=spec.durable, parts=len(batch), reason=str(reason))
+            except Exception as error:
+                if len(batch) > 1:  # whose fault it is shows when each stands alone
+                    log.warning(
+                        "batch_halved", consumer=spec.durable, parts=len(batch), error=type(error).__name__
+                    )
+                    half = len(batch) // 2
+                    waiting += [batch[half:], batch[:half]]
+                elif isinstance(error, Poison):
+                    poison.append((batch[0], str(error)))
+                else:
+                    tried = batch[0].delivery.num_delivered
+                    log.exception("message_failed", consumer=spec.durable, delivery=tried)
+                    if tried >= spec.max_attempts:
+                        poison.append((batch[0], f"{type(error).__name__}: {error}"))
+                    else:
+                        again[batch[0].message] = "failed"
+            else:
+                good |= {part.message for part in batch}
+        for part, why in poison:
+            # What comes again as a whole is set aside then, so that it is set aside once.
+            if part.message not in again and not await self._is_set_aside(part.delivery, why):
+                again[part.message] = "retried"
+        for number in numbers:
+            message = messages[number]
+            if number in again:
+                HANDLED.labels(spec.durable, again[number]).inc()
+                await message.nak(delay=_delay(self._delivery(message)))
+                continue
+            if number in good:
+                HANDLED.labels(spec.durable, "handled").inc()
+            await message.ack()

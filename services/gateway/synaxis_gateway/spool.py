@@ -14,8 +14,9 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -71,31 +72,42 @@ class Spool:
 
     def append(self, report: bytes) -> Segment | None:
         """Write a report. None: it could not be written, and is in memory only."""
-        record = frame(report)
+        return self.append_all([report])[0]
+
+    def append_all(self, reports: Sequence[bytes]) -> list[Segment | None]:
+        """Write reports in one go, into one file. None: this one and what follows are in memory only."""
+        records = [frame(report) for report in reports]
+        whole = b"".join(records)
+        kept = 0
+        segment: Segment | None = None
         try:
-            segment = self._writable(len(record))
+            segment = self._writable(len(whole))
             if segment.is_torn:
-                record = b"\n" + record
-            written = os.write(segment.descriptor, record)
+                records[0] = b"\n" + records[0]
+                whole = b"\n" + whole
+            written = os.write(segment.descriptor, whole)
+            SPOOLED_BYTES.count += written
             segment.size += written
-            segment.is_torn = written < len(record)
+            segment.is_torn = written < len(whole)
             if segment.is_torn:
+                kept = _whole_records(records, written)
                 raise OSError("the record was cut short")
+            kept = len(records)
+            self._problem = None
         except OSError as error:
-            WRITE_ERRORS.inc()
+            WRITE_ERRORS.inc(len(records) - kept)
             if self._problem is None:
                 log.error("spool_not_written", error=str(error))
             self._problem = f"the spool cannot be written: {error.strerror or error}"
-            return None
-        self._problem = None
-        SPOOLED_BYTES.count += written
-        segment.waiting += 1
+        if segment is None or not kept:
+            return [None] * len(records)
+        segment.waiting += kept
         self._dirty.add(segment.descriptor)
-        return segment
+        return [segment] * kept + [None] * (len(records) - kept)
 
-    def stored(self, segment: Segment) -> None:
-        """One report of a segment need not be sent again. After the last its file is emptied or removed."""
-        segment.waiting -= 1
+    def stored(self, segment: Segment, reports: int = 1) -> None:
+        """So many reports of a file need not be sent again. After the last it is emptied or removed."""
+        segment.waiting -= reports
         if segment.waiting:
             return
         if segment is self._active:
@@ -197,6 +209,11 @@ class Abandoned:
     def let_go(self) -> None:
         """Somebody else may have it."""
         os.close(self.lock)
+
+
+def _whole_records(records: Sequence[bytes], written: int) -> int:
+    """How many of the records lie within the bytes that were written."""
+    return sum(end <= written for end in accumulate(map(len, records)))
 
 
 def frame(report: bytes) -> bytes:

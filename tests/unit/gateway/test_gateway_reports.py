@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RefusalCode, RouteRefusal, RouteReply, RouteRequest
-from synaxis_common.contracts.usage import CallReport, RequestOutcome, split_reports
+from synaxis_common.contracts.usage import BATCH_BYTES, CallReport, RequestOutcome, split_reports
 from synaxis_common.settings import ServiceSettings
 from synaxis_gateway.admission.shape import shape_of
 from synaxis_gateway.dispatch.reports import KEPT_S, Reports
@@ -51,7 +51,10 @@ class FlakyBus(Bus):
         self.silent = silent
         self.stored: list[str] = []
         self.tried: list[str] = []
-        self.reported: list[str] = []
+        self.reports: list[UUID] = []
+        """Stored, in the order in which they came."""
+        self.messages: list[bytes] = []
+        """What was tried, stored or not."""
         self.asked: list[RouteRequest] = []
 
     @property
@@ -60,13 +63,12 @@ class FlakyBus(Bus):
 
     async def store(self, subject: str, payload: bytes, message_id: str, timeout: float = 5.0) -> int:
         self.tried.append(message_id)
+        self.messages.append(payload)
         if self.failures:
             self.failures -= 1
             raise BusUnavailable(subject)
         self.stored.append(message_id)
-        self.reported += [
-            str(CallReport.model_validate_json(one).request_id) for one in split_reports(payload)
-        ]
+        self.reports += [CallReport.model_validate_json(one).request_id for one in split_reports(payload)]
         return len(self.stored)
 
     async def request_bytes(self, subject, payload, reply, timeout, headers=None):  # type: ignore[no-untyped-def]
@@ -83,22 +85,22 @@ class FlakyBus(Bus):
         return RouteReply(answer=refusal)
 
 
-def submit(reports: Reports, one: CallReport) -> None:
-    reports.submit(str(one.request_id), one.to_bytes())
+def submit(reports: Reports, request_id: UUID, then: Callable[[], None] | None = None) -> None:
+    reports.submit(str(request_id), report(request_id), then)
 
 
-def report(request_id: UUID) -> CallReport:
+def report(request_id: UUID, asked: str = "m") -> bytes:
     return CallReport(
         request_id=request_id,
         tenant_id="t",
         key_id="k",
         global_model_id="m",
-        model_asked="m",
+        model_asked=asked,
         started_at=datetime(2026, 11, 23, tzinfo=UTC),
         outcome=RequestOutcome.OK,
         http_status=200,
         latency_s=1.0,
-    )
+    ).to_bytes()
 
 
 @asynccontextmanager
@@ -111,33 +113,113 @@ async def publishing(reports: Reports) -> AsyncIterator[Reports]:
         await asyncio.wait({task})
 
 
-async def test_every_report_is_stored_once_many_in_a_message() -> None:
+async def test_what_comes_together_shares_a_message_within_its_bounds_and_keeps_its_order() -> None:
     bus = FlakyBus()
     reports = Reports(bus, SystemClock(), capacity=1000, spool=None)
-    sent = [ids.uuid7() for _ in range(200)]
+    sent = [ids.uuid7() for _ in range(300)]
     async with publishing(reports):
         for request_id in sent:
-            submit(reports, report(request_id))
+            submit(reports, request_id)
         assert await reports.flush(2.0) == 0
-    assert bus.reported == [str(request_id) for request_id in sent]
-    assert len(bus.stored) == 2
+    assert bus.reports == sent
+    assert [len(split_reports(message)) for message in bus.messages] == [128, 128, 44]
+    assert len(set(bus.stored)) == 3
+    assert not {UUID(message_id) for message_id in bus.stored} & set(sent)
 
 
-async def test_messages_stay_as_they_are_when_they_are_sent_again() -> None:
-    bus = FlakyBus(failures=2)
+async def test_reports_that_are_long_are_in_more_messages() -> None:
+    bus = FlakyBus()
     reports = Reports(bus, SystemClock(), capacity=1000, spool=None)
-    sent = [ids.uuid7() for _ in range(200)]
     async with publishing(reports):
-        for request_id in sent[:150]:
-            submit(reports, report(request_id))
-        async with asyncio.timeout(2):
-            while bus.failures:
-                await asyncio.sleep(0.005)
-        for request_id in sent[150:]:
-            submit(reports, report(request_id))
+        for _ in range(30):
+            request_id = ids.uuid7()
+            reports.submit(str(request_id), report(request_id, asked="m" * 20_000))
         assert await reports.flush(2.0) == 0
-    assert bus.reported == [str(request_id) for request_id in sent]
-    assert bus.tried[:2] == bus.tried[2:4], "with other reports under its id a message would be a duplicate"
+    assert len(bus.reports) == 30
+    assert len(bus.messages) == 3
+    assert all(len(message) <= BATCH_BYTES for message in bus.messages)
+
+
+async def test_a_report_that_is_alone_is_a_message_as_it_is_under_the_id_of_its_request() -> None:
+    bus = FlakyBus()
+    reports = Reports(bus, SystemClock(), capacity=10, spool=None)
+    request_id = ids.uuid7()
+    async with publishing(reports):
+        submit(reports, request_id)
+        assert await reports.flush(2.0) == 0
+    assert (bus.stored, bus.messages) == ([str(request_id)], [report(request_id)])
+
+
+async def test_a_batch_that_was_not_stored_is_sent_again_as_it_was_whatever_has_come_since() -> None:
+    bus = FlakyBus(failures=2)
+    reports = Reports(bus, SystemClock(), capacity=10, spool=None)
+    async with publishing(reports):
+        early = [ids.uuid7() for _ in range(3)]
+        for request_id in early:
+            submit(reports, request_id)
+        while not bus.tried:
+            await asyncio.sleep(0.001)
+        late = ids.uuid7()
+        submit(reports, late)
+        assert await reports.flush(5.0) == 0
+    by_id: dict[str, set[bytes]] = {}
+    for message_id, message in zip(bus.tried, bus.messages, strict=True):
+        by_id.setdefault(message_id, set()).add(message)
+    assert len(by_id) == 2
+    assert all(len(messages) == 1 for messages in by_id.values())
+    assert sorted(bus.reports) == sorted([*early, late])
+
+
+async def test_what_is_to_follow_a_report_follows_when_it_is_in_the_spool(tmp_path: Path) -> None:
+    bus, spool = FlakyBus(), Spool(tmp_path, "g")
+    reports = Reports(bus, SystemClock(), capacity=10, spool=spool)
+    sent = [ids.uuid7() for _ in range(3)]
+    in_spool: list[int] = []
+
+    def then() -> None:
+        (file,) = (tmp_path / "g").glob("*.spool")
+        in_spool.append(len(file.read_bytes().splitlines()))
+
+    def fail() -> None:
+        raise RuntimeError("the client's connection is in a bad state")
+
+    for request_id in sent[:2]:
+        submit(reports, request_id, then)
+    submit(reports, sent[2], fail)
+    assert in_spool == []
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert in_spool == [3, 3]
+    async with publishing(reports):
+        assert await reports.flush(2.0) == 0
+    assert bus.reports == sent
+    spool.close()
+
+
+async def test_a_gateway_that_stops_leaves_nothing_unwritten() -> None:
+    bus, followed = FlakyBus(), []
+    reports = Reports(bus, SystemClock(), capacity=10, spool=None)
+    async with publishing(reports):
+        submit(reports, ids.uuid7(), lambda: followed.append(1))
+        assert await reports.flush(2.0) == 0
+    assert followed == [1]
+    assert len(bus.reports) == 1
+
+
+async def test_what_a_gateway_that_is_gone_has_left_is_sent_in_batches(tmp_path: Path) -> None:
+    gone, left = Spool(tmp_path, "gone"), [ids.uuid7() for _ in range(200)]
+    gone.append_all([report(request_id) for request_id in left])
+    gone.close()
+    bus, spool = FlakyBus(failures=1), Spool(tmp_path, "g")
+    adopting = asyncio.create_task(Reports(bus, SystemClock(), capacity=10, spool=spool).adopt())
+    await eventually_stored(bus, 2)
+    while (tmp_path / "gone").exists():
+        await asyncio.sleep(0.005)
+    adopting.cancel()
+    await asyncio.wait({adopting})
+    assert bus.reports == left
+    assert bus.tried[0] == bus.tried[1]
+    spool.close()
 
 
 async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> None:
@@ -145,7 +227,7 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
     reports = Reports(bus, SystemClock(), capacity=10, spool=None)
     request_id = ids.uuid7()
     async with publishing(reports):
-        submit(reports, report(request_id))
+        submit(reports, request_id)
         assert await reports.flush(5.0) == 0
     assert bus.tried == [str(request_id)] * 4
     assert bus.stored == [str(request_id)]
@@ -154,7 +236,7 @@ async def test_a_report_that_was_not_stored_is_sent_again_with_the_same_id() -> 
 async def test_what_could_not_be_stored_before_the_end_is_counted() -> None:
     reports = Reports(FlakyBus(failures=1000), SystemClock(), capacity=10, spool=None)
     async with publishing(reports):
-        submit(reports, report(ids.uuid7()))
+        submit(reports, ids.uuid7())
         assert await reports.flush(0.1) == 1
 
 
@@ -162,7 +244,7 @@ async def test_a_full_queue_keeps_the_gateway_from_being_ready_but_refuses_no_re
     reports = Reports(FlakyBus(), SystemClock(), capacity=1, spool=None)
     assert reports.problem() is None
     for _ in range(2):
-        submit(reports, report(ids.uuid7()))
+        submit(reports, ids.uuid7())
     assert reports.problem() is not None
     async with publishing(reports):
         assert await reports.flush(2.0) == 0
@@ -174,10 +256,10 @@ async def test_what_the_bus_may_have_lost_is_sent_again_for_a_minute(tmp_path: P
     reports = Reports(bus, clock, capacity=10, spool=spool)
     early, late = ids.uuid7(), ids.uuid7()
     async with publishing(reports):
-        submit(reports, report(early))
+        submit(reports, early)
         await eventually_stored(bus, 1)
         clock.seconds += KEPT_S - 1
-        submit(reports, report(late))
+        submit(reports, late)
         await eventually_stored(bus, 2)
         await reports.send_again()
         await eventually_stored(bus, 4)
@@ -193,7 +275,7 @@ async def test_what_the_bus_may_have_lost_is_sent_again_for_a_minute(tmp_path: P
 async def test_a_killed_gateway_leaves_what_the_bus_may_yet_lose(tmp_path: Path) -> None:
     bus, spool = FlakyBus(), Spool(tmp_path, "g")
     async with publishing(Reports(bus, SystemClock(), capacity=10, spool=spool)) as reports:
-        submit(reports, report(ids.uuid7()))
+        submit(reports, ids.uuid7())
         await eventually_stored(bus, 1)
     (file,) = (tmp_path / "g").glob("*.spool")
     assert unframe(file.read_bytes().strip()) is not None

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from synaxis_common.contracts.base import Identifier, Message, Moment, Text
 from synaxis_common.contracts.catalog import Prices, Tokens
 from synaxis_common.contracts.leases import LeaseDraw
 from synaxis_common.contracts.routing import Operation
+
+BATCH_REPORTS: Final = 128
+"""Reports in one message at most."""
+BATCH_BYTES: Final = 256 * 1024
+"""Of one message at most, unless a single report is larger; NATS takes 1 MiB."""
 
 
 class TokenUsage(Message):
@@ -104,11 +110,11 @@ class CallReport(Message):
     attempts: tuple[AttemptReport, ...] = ()
 
 
-def split_reports(message: bytes) -> list[bytes]:
-    """The reports in a message of `synaxis.usage.v1`: one or more, each a line of its own."""
-    return message.split(b"\n")
-
-
-def join_reports(reports: Sequence[bytes]) -> bytes:
-    """The message that carries `reports`. JSON has no line breaks of its own."""
+def join_reports(reports: Iterable[bytes]) -> bytes:
+    """Several reports as one message, a line each: JSON has no line breaks of its own."""
     return b"\n".join(reports)
+
+
+def split_reports(message: bytes) -> list[bytes]:
+    """The reports of a message. What is empty stays one report, which is none and is told to be."""
+    return [line for line in message.split(b"\n") if line] or [message]

@@ -268,6 +268,9 @@ class Door(asyncio.Protocol):
 
     def _over(self, exchange: LeanExchange) -> None:
         """The exchange is over, however: keep the connection, or let it go."""
+        if exchange.is_held:
+            exchange.when_released = self._over
+            return
         transport = self.transport
         if transport.is_closing():
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -41,6 +41,7 @@ class LeanExchange:
     """See `Exchange`. The door tells it what comes in."""
 
     __slots__ = (
+        "_answer",
         "_body",
         "_headers",
         "_keys",
@@ -56,10 +57,12 @@ class LeanExchange:
         "is_begun",
         "is_complete",
         "is_cut",
+        "is_held",
         "keep_alive",
         "key_hash",
         "notes",
         "request_id",
+        "when_released",
     )
 
     def __init__(self, surroundings: Surroundings, transport: asyncio.Transport) -> None:
@@ -76,6 +79,10 @@ class LeanExchange:
         self._limit = surroundings.max_body_bytes
         self._wanted: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
+        self._answer: Answer | None = None
+        self.is_held = False
+        """Its answer waits for something."""
+        self.when_released: Callable[[LeanExchange], None] | None = None
         self.header_count = 0
         self.has_head = False
         self.is_complete = False
@@ -200,16 +207,33 @@ class LeanExchange:
             raise ConnectionResetError("the client is gone")
         self._transport.write(b"0\r\n\r\n")
 
+    def hold(self) -> Callable[[], None]:
+        """Have an answer in one piece wait until what is returned is called."""
+        self.is_held = True
+        return self._release
+
     def cut(self) -> None:
         """Close the connection after this exchange."""
         self.is_cut = True
 
     def answer(self, answer: Answer) -> None:
-        """Send an answer in one piece."""
+        """Send an answer in one piece, or as soon as it need not wait any longer."""
+        if self.is_held:
+            self._answer = answer
+            return
         if self._transport.is_closing():
             return
         length = f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}"
         self._transport.write(self._head(answer.status, answer.headers, length) + answer.body)
+
+    def _release(self) -> None:
+        self.is_held = False
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self.answer(answer)
+        over, self.when_released = self.when_released, None
+        if over is not None:
+            over(self)
 
     async def _rest(self, timeout: float) -> None:
         """Wait for the rest of the body, or until it is too large."""

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 from synaxis_common.clock import Clock
 from synaxis_common.consumer import Delivery
 from synaxis_common.contracts.observation import ProviderObservation
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport, split_reports
+from synaxis_common.contracts.usage import AttemptOutcome, CallReport
 from synaxis_common.logging import get_logger
 from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
@@ -60,11 +60,7 @@ class ReportHandlers:
 
         Done again after a failure it changes nothing: a request is in the ledger once.
         """
-        reports = [
-            CallReport.model_validate_json(line)
-            for delivery in deliveries
-            for line in split_reports(delivery.data)
-        ]
+        reports = [CallReport.model_validate_json(delivery.data) for delivery in deliveries]
         for begin in range(0, len(reports), AT_ONCE):
             await self._record(reports[begin : begin + AT_ONCE])
 
