@@ -6,7 +6,7 @@ PACKAGES := libs/common libs/cli services/gateway services/registry services/syn
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-identity bench-usage chaos documents lock clean
+.PHONY: help install run test check format bench bench-long bench-compare bench-identity bench-usage chaos documents lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,14 @@ documents: install ## Write docs/asyncapi.json and the README's settings table a
 	$(BIN)/python -m scripts.asyncapi --write
 	$(BIN)/python -m scripts.settings_table --write
 
-bench: install ## Measure the gateway and the routing core
-	$(BIN)/python -m tests.bench
+bench: install ## Measure throughput, added latency, streams and more, in five minutes (BENCH='--only throughput')
+	$(BIN)/python -m tests.bench $(BENCH)
+
+bench-long: install ## The same with longer loads, three times, with medians
+	$(BIN)/python -m tests.bench --long $(BENCH)
+
+bench-compare: install ## Compare two results of make bench (OLD=a.json NEW=b.json)
+	$(BIN)/python -m tests.bench.compare $(OLD) $(NEW)
 
 chaos: install ## Kill and stop services under load, and check limits, budgets and the ledger
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -7,9 +7,10 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pydantic import SecretStr
-from tests.bench.load import percentiles
+from tests.bench.figures import percentiles
 
 from synaxis_cli.embedded.nats import NatsServer
 from synaxis_common.bus import Bus
@@ -21,7 +22,7 @@ from synaxis_gateway.dispatch.cooldown import TRIP_AFTER
 from synaxis_gateway.dispatch.sharing import Sharing
 
 GATEWAYS = 16
-ROUNDS = 100
+ROUNDS = 50
 FAILED = classify.malformed("failed")
 
 
@@ -50,7 +51,7 @@ async def seconds_to_avoid(gateways: list[Sharing], number: int) -> float:
     return time.perf_counter() - begun
 
 
-async def bench_sharing() -> None:
+async def measure(rounds: int) -> dict[str, Any]:
     """Many gateways on one real bus."""
     with TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
@@ -67,6 +68,7 @@ async def bench_sharing() -> None:
                 telling = asyncio.create_task(sharing.run())
                 stack.callback(telling.cancel)
                 gateways.append(sharing)
-            found = percentiles([await seconds_to_avoid(gateways, number) for number in range(ROUNDS)])
-    print(f"\na failing provider is avoided by all of {GATEWAYS} gateways after: ", end="")
-    print(", ".join(f"{name} {value} ms" for name, value in found.items()))
+            found = percentiles(
+                [await seconds_to_avoid(gateways, number) for number in range(rounds * ROUNDS)]
+            )
+    return {f"avoided_by_all_after_{place}_ms": took_ms for place, took_ms in found.items()}
