@@ -9,8 +9,10 @@ from typing import Any
 from tests.bench import (
     bench_events,
     bench_failover,
+    bench_prompts,
     bench_routing,
     bench_sharing,
+    bench_streams,
     bench_throughput,
 )
 from tests.bench.length import Length
@@ -23,6 +25,8 @@ def sections(length: Length) -> dict[str, Measure]:
     """All of them, in the order in which they run."""
     return {
         "throughput": partial(bench_throughput.measure, length),
+        "streams": partial(bench_streams.measure, length),
+        "prompts": partial(bench_prompts.measure, length),
         "routing": partial(bench_routing.measure, length.rounds),
         "failover": partial(bench_failover.measure, length.rounds),
         "sharing": partial(bench_sharing.measure, length.rounds),

@@ -29,6 +29,10 @@ NICE = ("registry", "postgres", "sync", "discovery")
 """What stores and sums up waits for what asks and answers, so that the load generator is not starved."""
 
 
+LOGS = {"SYNAXIS_LOG_LEVEL": "INFO"}
+"""A line a request, into a file."""
+
+
 class NotPrepared(Exception):
     """The system did not take what the benchmark needs."""
 
@@ -58,7 +62,7 @@ class Stage:
         """Start everything, and warm it up."""
         cores = Cores.of_this_machine()
         with pinning.staying_off_the_gateways_core(cores):
-            async with _upstream() as (process, url), System.started() as system:
+            async with _upstream() as (process, url), System.started(LOGS) as system:
                 pids = system.info["pids"]
                 for gateway in pids["gateway"]:
                     pinning.pin(gateway, cores.gateway)
@@ -84,8 +88,20 @@ class Stage:
         """Where the gateway answers."""
         return f"{self.system.url}/v1/chat/completions"
 
-    async def load(self, url: str, body: bytes, *arguments: str, module: str = "load") -> dict[str, Any]:
-        """What a load generator tells, which is a process of its own. Raises RuntimeError when it fails."""
+    async def load(self, url: str, body: bytes, *arguments: str) -> dict[str, Any]:
+        """What a load generator tells. Raises RuntimeError when it fails, TimeoutError."""
+        async with self.generator("load", url, body, *arguments) as out, asyncio.timeout(LOAD_WITHIN_S):
+            found: dict[str, Any] = json.loads(await told(out))
+            return found
+
+    @asynccontextmanager
+    async def generator(
+        self, module: str, url: str, body: bytes, *arguments: str
+    ) -> AsyncIterator[asyncio.StreamReader]:
+        """A load generator in a process of its own; answers its standard output.
+
+        Raises RuntimeError when it ends with an error.
+        """
         with tempfile.NamedTemporaryFile() as file:
             file.write(body)
             file.flush()
@@ -94,16 +110,17 @@ class Stage:
                 *("--body", file.name, *arguments),
                 stdout=asyncio.subprocess.PIPE,
             )
+            assert process.stdout is not None
+            is_done = False
             try:
-                async with asyncio.timeout(LOAD_WITHIN_S):
-                    out, _ = await process.communicate()
+                yield process.stdout
+                is_done = True
             finally:
-                if process.returncode is None:
+                if not is_done and process.returncode is None:
                     process.kill()
-        if process.returncode:
-            raise RuntimeError(f"the load generator ended with {process.returncode}")
-        found: dict[str, Any] = json.loads(out)
-        return found
+                status = await process.wait()
+        if status:
+            raise RuntimeError(f"the load generator ended with {status}")
 
     async def counters(self, name: str, label: str) -> dict[str, float]:
         """A counter of the gateway by its label."""
@@ -177,6 +194,14 @@ class Meter:
             "stolen_share": round(max(stolen, others_stolen), 2),
             "limited_by": limited_by(gateway, busy, others_busy),
         }
+
+
+async def told(out: asyncio.StreamReader) -> bytes:
+    """A line of a load generator. Raises RuntimeError when it has ended."""
+    line = await out.readline()
+    if not line:
+        raise RuntimeError("the load generator ended without a word; see above")
+    return line
 
 
 FULL = 0.93

@@ -1,8 +1,8 @@
 """An upstream that costs as little as it can, so that a benchmark measures what is in front of it.
 
 `python -m tests.bench.upstream --port 9001` answers every POST at once with a completion of 600 bytes. A
-prompt that holds `wish(chunks, gap_ms)` in its first bytes gets a stream: so many chunks of 200 bytes, each after
-a gap, or all at once without one. In a stream with gaps every chunk says when it was written.
+prompt that holds `wish(chunks, gap_ms)` in its first bytes gets a stream: so many chunks of 200 bytes, each
+after a gap, or all at once without one. In a stream with gaps every chunk says when it was written.
 """
 
 from __future__ import annotations
