@@ -59,7 +59,7 @@ class Run:
             "body_ms": percentiles(self.body_lasted),
             "late_ms": percentiles(self.late),
             "waited_for_a_connection": self.waited,
-            "statuses": {str(status): count for status, count in self.statuses.items() if count},
+            "statuses": {str(status): count for status, count in self.statuses.items()},
             "cpu_share": round(self.cpu_s / self.seconds, 3),
         }
 
@@ -86,6 +86,11 @@ class Client(asyncio.Protocol):
         self._due, self._is_asking = due, True
         self._reader.begin()
         self._transport.write(self._load.request)
+
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        self._is_asking = False
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         had_body = self._reader.has_body
@@ -135,7 +140,8 @@ class Load:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_ANSWERS_WITHIN_S):
                     await self._all_answered.wait()
-            self.run.statuses[0] += self._under_way + len(self._due)
+            if self._under_way:
+                self.run.statuses[0] += self._under_way + len(self._due)
 
     def _ask(self, due: float) -> None:
         self._under_way += 1
@@ -188,6 +194,8 @@ async def load(
     made = Load(request, run, rate, counts_events=counts_events)
     clients = await connected(url, connections, lambda: Client(made))
     await made.make(clients, seconds)
+    for client in clients:
+        client.close()
     return run
 
 

@@ -75,6 +75,11 @@ class Client(asyncio.Protocol):
         self._run.open += 1
         self._transport.write(self._run.request)
 
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        self._is_open = False
+        self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
         now, run = time.monotonic_ns(), self._run
         is_complete = self._reader.feed(data)
@@ -96,7 +101,8 @@ class Client(asyncio.Protocol):
 async def load(url: str, request: bytes, streams: int, ramp_s: float, seconds: float) -> dict[str, Any]:
     """Open the streams, count for so long, and wait for their ends, but not for ever."""
     run = Run(request)
-    waiting = await connected(url, streams, lambda: Client(run))
+    clients = await connected(url, streams, lambda: Client(run))
+    waiting = list(clients)
     pace = Pace(streams / ramp_s, lambda due: waiting.pop().send(due) if waiting else None)
     await asyncio.sleep(ramp_s + SETTLE_S)
     pace.close()
@@ -111,12 +117,15 @@ async def load(url: str, request: bytes, streams: int, ramp_s: float, seconds: f
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_ANSWERS_WITHIN_S):
                 await run.all_ended.wait()
-        run.statuses[0] += run.open
+        if run.open:
+            run.statuses[0] += run.open
+    for client in clients:
+        client.close()
     return {
         "came": came,
         "events_per_s": came / seconds,
         "ms": percentiles([each / 1e9 for each in run.took_ns]),
-        "statuses": {str(status): count for status, count in run.statuses.items() if count},
+        "statuses": {str(status): count for status, count in run.statuses.items()},
         "cpu_share": round(cpu_s / seconds, 3),
     }
 

@@ -59,7 +59,7 @@ def event(delta: dict[str, str], finish: str | None = None, usage: dict[str, int
     }
     if usage:
         chunk["usage"] = usage
-    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
 
 
 def content_event() -> bytes:
