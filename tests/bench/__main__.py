@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 import traceback
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.bench import machine, results
 from tests.bench.figures import Figures, flat, medians
 from tests.bench.length import LONG, SHORT
@@ -69,6 +71,10 @@ def main() -> int:
         "--json", type=Path, default=None, help="file to write; default: bench-results/<time>.json"
     )
     said = parser.parse_args()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # standard output is for the tables
+    )
     length = LONG if said.long else SHORT
     known = sections(length)
     names = said.only.split(",") if said.only else list(known)

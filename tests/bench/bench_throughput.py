@@ -15,8 +15,8 @@ OPEN_LOOP_CONNECTIONS = 128
 """More than are ever needed, so that what is due does not wait for one."""
 LOADS = (10, 50, 80)
 """Percent of what the closed loop made."""
-REST_S = 1.0
-"""Before a process is called at rest."""
+REST_S = 2.0
+"""In which nobody asks for anything."""
 BODY = prompt("Hello " * 100)
 ACCOUNTING = ("nats-server", "registry", "postgres")
 
@@ -24,12 +24,15 @@ ACCOUNTING = ("nats-server", "registry", "postgres")
 async def measure(length: Length) -> dict[str, Any]:
     """Closed loop first; its rate gives the others."""
     async with Stage.ready() as stage:
+        begun = stage.meter()
         await asyncio.sleep(REST_S)
+        rested = stage.meter()
         at_rest = pinning.rss_bytes(stage.gateway)
         await _load(stage, stage.through, length.direct_s)  # leases grow with traffic, caches fill
         await stage.ledger_lag(await _sent(stage))
         found = await _closed(stage, length)
         found["gateway_at_rest_mb"] = round(at_rest / 1e6, 1)
+        found["gateway_at_rest_share"] = begun.shares(rested)["gateway_share"]
         for percent in LOADS:
             rate = round(found["requests_per_s"] * percent / 100)
             found[f"at_{percent}"] = await _open(stage, length, rate)
@@ -53,20 +56,23 @@ async def _closed(stage: Stage, length: Length) -> dict[str, Any]:
     direct = await _load(stage, stage.direct, length.direct_s)
     known, admitted = await stage.in_ledger(), await _admissions(stage)
     before = stage.meter()
+    log_bytes = stage.system.log.stat().st_size
     through = await _load(stage, stage.through, length.through_s)
     after = stage.meter()
+    log_bytes = stage.system.log.stat().st_size - log_bytes
     answered = through["statuses"].get("200", 0)
     waiting = known + answered - await stage.in_ledger()
     lag_s, missing = await stage.ledger_lag(known + answered)
     stored = stage.meter()
-    waits = await _admissions(stage)
+    admitted_then = await _admissions(stage)
     return {
         "requests_per_s": through["requests_per_s"],
         "direct_requests_per_s": direct["requests_per_s"],
         "closed_p50_ms": through["ms"]["p50"],
         "closed_p99_ms": through["ms"]["p99"],
         "statuses": through["statuses"],
-        "admitted": {how: waits[how] - admitted.get(how, 0.0) for how in waits},
+        "admitted": {how: count - admitted.get(how, 0.0) for how, count in admitted_then.items()},
+        "log_bytes_of_a_request": round(log_bytes / max(answered, 1)),
         **before.cpu_us_each(after, answered, ("gateway", "upstream")),
         # These go on after the load, with what it left them.
         **before.cpu_us_each(stored, answered, ACCOUNTING),

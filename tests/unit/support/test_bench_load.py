@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,8 @@ from tests.bench.load import load, post
 from tests.bench.stage import prompt
 from tests.bench.upstream import ANSWER_BYTES, CHUNK_BYTES, Connection, completion, content_event, wish
 from tests.bench.wheel import SLOTS, Wheel
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the pace comes from a timer that Linux has")
 
 WITH_LENGTH = b"HTTP/1.1 200 OK\r\nContent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 429 No\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -63,7 +66,7 @@ def test_answers_and_chunks_have_the_sizes_that_are_told() -> None:
 async def test_a_closed_loop_counts_every_answer() -> None:
     async with upstream() as url:
         run = await load(url, post(url, "k", prompt("Hello")), 4, 0.1, None, counts_events=False)
-    assert run.statuses[200] == len(run.took) > 4
+    assert run.statuses[200] == len(run.took) >= 4
     assert set(run.statuses) == {200}
 
 
@@ -92,7 +95,7 @@ async def test_a_stream_has_as_many_chunks_as_were_wished_for() -> None:
 
 async def test_events_of_paced_streams_say_when_they_were_written() -> None:
     async with upstream() as url:
-        request = post(url, "k", prompt(wish(60, 20), stream=True))
+        request = post(url, "k", prompt(wish(80, 20), stream=True))
         found = await stream_load.load(url, request, 10, 0.1, 0.3)
     assert found["statuses"] == {"200": 10}
     assert found["came"] > 0
