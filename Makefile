@@ -42,13 +42,13 @@ documents: install ## Write docs/asyncapi.json and the README's settings table a
 	$(BIN)/python -m scripts.asyncapi --write
 	$(BIN)/python -m scripts.settings_table --write
 
-bench: install ## Measure the gateway on one core, and what surrounds it
-	$(BIN)/python -m tests.bench
+bench: install ## Measure throughput, added latency, streams and more, in five minutes (BENCH='--only throughput')
+	$(BIN)/python -m tests.bench $(BENCH)
 
-bench-long: install ## The same three times, for medians
-	$(BIN)/python -m tests.bench --rounds 3
+bench-long: install ## The same with longer loads, three times, with medians
+	$(BIN)/python -m tests.bench --long $(BENCH)
 
-bench-compare: install ## Compare two results: OLD=… NEW=…
+bench-compare: install ## Compare two results of make bench (OLD=a.json NEW=b.json)
 	$(BIN)/python -m tests.bench.compare $(OLD) $(NEW)
 
 chaos: install ## Kill and stop services under load, and check limits, budgets and the ledger

@@ -1,140 +1,91 @@
-"""`make bench`: what a gateway takes on one core, what it adds to a request, and what its surroundings cost.
+"""`make bench`: what the system makes, what it adds to a request, and what that costs.
 
-`python -m tests.bench [--only throughput,streams] [--rounds 3] [--json FILE]`. Numbers depend on the machine,
-so they are printed, kept as JSON and never asserted; `tests.bench.compare` compares two runs. Load goes to
-loopback only.
+Numbers depend on the machine, so they are told and never asserted. Load goes to loopback only.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
+import logging
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tests.bench import bench_gateway, bench_streams, bench_wire
-from tests.bench.bench_core import routing_core
-from tests.bench.bench_events import bench_events
-from tests.bench.bench_failover import bench_failover
-from tests.bench.bench_sharing import bench_sharing
-from tests.bench.machine import description
-from tests.bench.results import flatten, table, write
-from tests.bench.stage import Stage, set_up
-
-GAP_S = "0.02"
-"""Between two events of a slow stream."""
-LEAST_RATE = 100.0
-"""Requests a second at which latency is measured when the throughput is not."""
-
-Section = Callable[[Stage], Awaitable[dict[str, Any]]]
-ON_STAGE: dict[str, Section] = {
-    "rest": bench_gateway.rest,
-    "one_at_a_time": bench_gateway.one_at_a_time,
-    "throughput": bench_gateway.throughput,
-    "latency": lambda stage: bench_gateway.latency(stage, LEAST_RATE),
-    "prompts": bench_gateway.prompts,
-    "streams": bench_streams.quick,
-}
-"""With a provider that answers at once. `latency` goes by the throughput when both are measured."""
+import pytest
+import structlog
+from tests.bench import machine, results
+from tests.bench.figures import Figures, flat, medians
+from tests.bench.length import LONG, SHORT
+from tests.bench.pinning import Cores
+from tests.bench.results import Result
+from tests.bench.sections import Measure, sections
+from tests.bench.stage import NICE as NICE_PROCESSES
 
 
-async def core() -> dict[str, Any]:
-    """The routing core runs in this process."""
-    return await asyncio.to_thread(routing_core)
+def section(name: str, measure: Measure, repetitions: int) -> Figures:
+    """Run a section as often, and answer its medians."""
+    rounds = []
+    for number in range(repetitions):
+        begun = time.perf_counter()
+        rounds.append(flat(asyncio.run(measure())))  # type: ignore[arg-type]
+        took = time.perf_counter() - begun
+        print(f"... {name} {number + 1} of {repetitions}: {took:.0f} s", file=sys.stderr, flush=True)
+    return medians(rounds)
 
 
-BY_THEMSELVES: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-    "core": core,
-    "wire": bench_wire.measure,
-    "failover": bench_failover,
-    "sharing": bench_sharing,
-    "events": bench_events,
-}
-PACED = "paced"
-ALL = (*ON_STAGE, PACED, *BY_THEMSELVES)
-
-
-class Run:
-    """The figures of one run, and what failed."""
-
-    def __init__(self, wanted: frozenset[str]) -> None:
-        self.wanted = wanted
-        self.figures: dict[str, Any] = {}
-        self.failed: list[str] = []
-
-    async def section(self, name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-        """Measure, unless it is not wanted; a failure is told and the others go on."""
-        if name not in self.wanted:
-            return
-        begun = time.monotonic()
+def run(wanted: dict[str, Measure], repetitions: int) -> Result:
+    """Run all sections that are wanted, even when one fails."""
+    found = Result(machine.description())
+    print("\n".join(results.table(list(found.machine.items()))))
+    cores = Cores.of_this_machine()
+    print(
+        f"\nThe gateway runs on core {_listed(cores.gateway)}; load, upstream, nats-server and all else on "
+        f"{_listed(cores.others)},\nwhere {', '.join(NICE_PROCESSES)} have a lower priority."
+        + (" There is but one core: nothing is pinned apart." if cores.gateway == cores.others else "")
+    )
+    for name, measure in wanted.items():
         try:
-            self.figures[name] = await measure()
-        except Exception:  # noqa: BLE001 - told, and in the exit status
-            self.failed.append(name)
+            figures = section(name, measure, repetitions)
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - told, and the others still run
             traceback.print_exc()
-        else:
-            print(f"{name} ({time.monotonic() - begun:.0f} s)")
-            print(table({name: self.figures[name]}), flush=True)
-
-    async def all(self) -> None:
-        """One run."""
-        if self.wanted & ON_STAGE.keys():
-            async with set_up() as stage:
-                for name in ON_STAGE:
-                    await self.section(name, partial(self._on_stage, name, stage))
-        if PACED in self.wanted:
-            async with set_up("--gap", GAP_S) as stage:
-                await self.section(PACED, lambda: bench_streams.paced(stage))
-        for name, measure in BY_THEMSELVES.items():
-            await self.section(name, measure)
-
-    async def _on_stage(self, name: str, stage: Stage) -> dict[str, Any]:
-        if name == "latency" and "throughput" in self.figures:
-            return await bench_gateway.latency(stage, float(self.figures["throughput"]["requests_per_s"]))
-        return await ON_STAGE[name](stage)
-
-
-def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each figure the median of all runs; of what is no number the last."""
-    found: dict[str, Any] = {}
-    for name, value in flatten(runs[-1]).items():
-        numbers = [one[name] for one in map(flatten, runs) if isinstance(one.get(name), int | float)]
-        found[name] = statistics.median(numbers) if len(numbers) == len(runs) else value
+            found.failed[name] = f"{type(error).__name__}: {error}"
+            print(f"\n{name} FAILED: {found.failed[name].splitlines()[0]}", flush=True)
+            continue
+        found.figures |= {f"{name}.{figure}": value for figure, value in figures.items()}
+        print("\n" + "\n".join(results.of_section(name, figures)), flush=True)
     return found
 
 
-def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default=",".join(ALL), help="sections, by commas")
-    parser.add_argument("--rounds", type=int, default=1, help="of which the medians count")
-    parser.add_argument("--json", type=Path, default=None)
+def _listed(cores: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
+
+
+def main() -> int:
+    """Answers the exit status: 1 when a section failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--long", action="store_true", help="longer loads, three times, and their medians")
+    parser.add_argument("--only", default="", help="sections to run, with commas between them")
+    parser.add_argument(
+        "--json", type=Path, default=None, help="file to write; default: bench-results/<time>.json"
+    )
     said = parser.parse_args()
-    wanted = frozenset(said.only.split(","))
-    if unknown := wanted - set(ALL):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
-    machine = description()
-    print(machine)
-    runs = []
-    for _ in range(said.rounds):
-        run = Run(wanted)
-        asyncio.run(run.all())
-        runs.append(run)
-    figures = median_of([run.figures for run in runs])
-    path = said.json or Path("bench-results") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    write(path, machine, figures)
-    print(f"\n{table(figures)}\n\nkept in {path}")
-    failed = sorted({name for run in runs for name in run.failed})
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # standard output is for the tables
+    )
+    length = LONG if said.long else SHORT
+    known = sections(length)
+    names = said.only.split(",") if said.only else list(known)
+    if unknown := set(names) - known.keys():
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    found = run({name: known[name] for name in names}, length.repetitions)
+    path = said.json or results.default_path()
+    found.write(path)
+    print(f"\nwritten to {path}")
+    return 1 if found.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

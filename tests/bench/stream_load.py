@@ -1,7 +1,7 @@
-"""Many streams at once, from a process of its own: how late each event comes, and how many come.
+"""Many streams at once from a process of its own, whose events say when the upstream wrote them.
 
-`python -m tests.bench.stream_load URL --key KEY --streams 1000 --seconds 6` prints JSON. The upstream writes
-the time into each event (`@<nanoseconds> `); the clock is the machine's, and so the same in both processes.
+`python -m tests.bench.stream_load URL --key KEY --body FILE --streams 1000 --ramp 2 --seconds 4` prints a
+line when all streams are there and it begins to count, another when it ends to, and what it counted as JSON.
 """
 
 from __future__ import annotations
@@ -11,91 +11,123 @@ import asyncio
 import json
 import sys
 import time
-from typing import cast
-from urllib.parse import urlsplit
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import uvloop
-from tests.bench.load import percentiles, post
-from tests.bench.upstream import MODEL
+from tests.bench.answers import Reader
+from tests.bench.figures import percentiles
+from tests.bench.load import LAST_ANSWERS_WITHIN_S, connected, never_collect, post
+from tests.bench.pace import Pace
+from tests.bench.upstream import STAMP, STAMP_DIGITS
 
-BODY = json.dumps(
-    {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": True},
-    separators=(",", ":"),
-).encode()
-SAMPLE = 16
-"""Of so many events one is timed: reading every stamp would cost more than the stream."""
+SETTLE_S = 0.5
+"""Between the last stream's begin and the first event that counts."""
+_AFTER_STAMP = len(STAMP) + STAMP_DIGITS
 
 
-class Stream(asyncio.Protocol):
-    """One stream; begins at once, and is cut at the end."""
+@dataclass
+class Run:
+    """What is counted: how long events took that were written from `first_ns` to `last_ns`, by the monotonic
+    clock; and how many came, whenever they were written."""
 
-    def __init__(self, request: bytes, seen: Seen) -> None:
-        self._request, self._seen = request, seen
-        self._count = 0
+    request: bytes
+    first_ns: int = 0
+    last_ns: int = 0
+    took_ns: list[int] = field(default_factory=list)
+    events: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    """0: the connection ended without a whole answer."""
+    open: int = 0
+    all_ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ended(self, status: int) -> None:
+        """One stream is at its end."""
+        self.statuses[status] += 1
+        self.open -= 1
+        if not self.open:
+            self.all_ended.set()
+
+
+class Client(asyncio.Protocol):
+    """One connection with one stream."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._reader = Reader()
+        self._rest = b""
+        self._is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        seen = self._seen
-        if not seen.is_counting:
-            return
-        events = data.count(b"@")
-        seen.events += events
-        self._count += events
-        if self._count >= SAMPLE:
-            self._count = 0
-            at = data.rfind(b"@")
-            if at >= 0:
-                stamp, end, _ = data[at + 1 :].partition(b" ")
-                if end:
-                    seen.late.append((time.monotonic_ns() - int(stamp)) / 1e9)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._seen.lost += 1
+        if self._is_open:
+            self._is_open = False
+            self._run.ended(0)
+
+    def send(self, _due: float) -> None:
+        """Ask for the stream."""
+        self._is_open = True
+        self._run.open += 1
+        self._transport.write(self._run.request)
+
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        self._is_open = False
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        now, run = time.monotonic_ns(), self._run
+        is_complete = self._reader.feed(data)
+        text = self._rest + data
+        place = 0
+        while (found := text.find(STAMP, place)) >= 0 and found + _AFTER_STAMP <= len(text):
+            place = found + _AFTER_STAMP
+            written = int(text[place - STAMP_DIGITS : place])
+            run.events += 1
+            if run.first_ns <= written < run.last_ns:
+                run.took_ns.append(now - written)
+        # What an event has been cut in is looked at again with the rest of it.
+        self._rest = b"" if data.endswith(b"\n") else text[place:]
+        if is_complete:
+            self._is_open = False
+            run.ended(self._reader.status)
 
 
-class Seen:
-    """What all streams saw."""
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.lost = 0
-        self.late: list[float] = []
-        self.is_counting = False
-
-
-async def run(url: str, key: str, streams: int, seconds: float, settle_s: float) -> dict[str, object]:
-    """Begin all, wait until they are there, count, cut."""
-    parts = urlsplit(url)
-    request, seen = post(url, key, BODY), Seen()
-    loop = asyncio.get_running_loop()
-    made = []
-    for number in range(streams):
-        _, stream = await loop.create_connection(
-            lambda: Stream(request, seen), parts.hostname or "", parts.port or 80
-        )
-        made.append(stream)
-        if number % 20 == 19:
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(settle_s)
-    cpu, begun = time.process_time(), time.monotonic()
-    seen.is_counting = True
-    print("counting", file=sys.stderr, flush=True)
+async def load(url: str, request: bytes, streams: int, ramp_s: float, seconds: float) -> dict[str, Any]:
+    """Open the streams, count for so long, and wait for their ends, but not for ever."""
+    run = Run(request)
+    clients = await connected(url, streams, lambda: Client(run))
+    waiting = list(clients)
+    pace = Pace(streams / ramp_s, lambda due: waiting.pop().send(due) if waiting else None)
+    await asyncio.sleep(ramp_s + SETTLE_S)
+    pace.close()
+    run.first_ns = time.monotonic_ns()
+    run.last_ns = run.first_ns + round(seconds * 1e9)
+    print("counting", flush=True)
+    cpu, events = time.process_time(), run.events
     await asyncio.sleep(seconds)
-    seen.is_counting = False
-    took = time.monotonic() - begun
-    lost = seen.lost
-    result = {
-        "events_per_s": round(seen.events / took),
-        "late_ms": percentiles(seen.late),
-        "streams_lost": lost,
-        "load_share_of_core": round((time.process_time() - cpu) / took, 3),
+    cpu_s, came = time.process_time() - cpu, run.events - events
+    print("counted", flush=True)
+    if run.open:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWERS_WITHIN_S):
+                await run.all_ended.wait()
+        if run.open:
+            run.statuses[0] += run.open
+    for client in clients:
+        client.close()
+    return {
+        "came": came,
+        "events_per_s": came / seconds,
+        "ms": percentiles([each / 1e9 for each in run.took_ns]),
+        "statuses": {str(status): count for status, count in run.statuses.items()},
+        "cpu_share": round(cpu_s / seconds, 3),
     }
-    for stream in made:
-        stream.transport.abort()
-    return result
 
 
 def main() -> None:
@@ -103,11 +135,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--key", default="none")
-    parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--settle", type=float, default=2.0)
+    parser.add_argument("--body", type=Path, required=True)
+    parser.add_argument("--streams", type=int, default=1_000)
+    parser.add_argument("--ramp", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
     said = parser.parse_args()
-    print(json.dumps(uvloop.run(run(said.url, said.key, said.streams, said.seconds, said.settle))))
+    request = post(said.url, said.key, said.body.read_bytes())
+    never_collect()
+    found = uvloop.run(load(said.url, request, said.streams, said.ramp, said.seconds))
+    json.dump(found, sys.stdout)
+    print()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """An upstream that costs as little as it can, so that a benchmark measures what is in front of it.
 
-`python -m tests.bench.upstream --port 9001`: answers every POST at once with a completion of 600 bytes, or a
-stream of `--chunks` chunks of 200 bytes. With `--gap` streams have an event every `--gap` seconds and no end.
+`python -m tests.bench.upstream --port 9001` answers every POST at once with a completion of 600 bytes. A
+prompt that holds `wish(chunks, gap_ms)` in its first bytes gets a stream: so many chunks of 200 bytes, each
+after a gap, or all at once without one. In a stream with gaps every chunk says when it was written.
 """
 
 from __future__ import annotations
@@ -9,16 +10,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import time
-from collections.abc import Callable
 from typing import cast
 
 import httptools
 import uvloop
+from tests.bench.wheel import Wheel
 
 MODEL = "bench-model"
 ANSWER_BYTES = 600
 CHUNK_BYTES = 200
+STAMP = b"written@"
+"""Before the monotonic nanoseconds at which a chunk was written."""
+STAMP_DIGITS = 19
+_HEAD_OF_A_BODY = 2048
+_WISH = re.compile(rb"<chunks=(\d+) gap_ms=(\d+)>")
+
+
+def wish(chunks: int, gap_ms: int) -> str:
+    """What a prompt says to get a stream."""
+    return f"<chunks={chunks} gap_ms={gap_ms}>"
 
 
 def completion() -> bytes:
@@ -47,31 +59,35 @@ def event(delta: dict[str, str], finish: str | None = None, usage: dict[str, int
     }
     if usage:
         chunk["usage"] = usage
-    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
 
 
 def content_event() -> bytes:
-    """An event of `CHUNK_BYTES` with content."""
-    missing = CHUNK_BYTES - len(event({"content": ""}))
-    return event({"content": "x" * missing})
+    """An event of `CHUNK_BYTES` with content, and a place for when it was written."""
+    content = STAMP.decode() + "0" * STAMP_DIGITS
+    missing = CHUNK_BYTES - len(event({"content": content}))
+    return event({"content": content + "x" * missing})
 
 
 def _chunked(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-WHOLE = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(completion())
-    + completion()
-)
-LISTED = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
-LIST = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(LISTED) + LISTED
-)
+def _with_length(data: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(data),
+        data,
+    )
+
+
+WHOLE = _with_length(completion())
+LIST = _with_length(json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode())
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(
     event({"role": "assistant", "content": ""})
 )
 CONTENT = _chunked(content_event())
+_BEFORE, _, _REST = CONTENT.partition(STAMP)
+_STAMPED = _BEFORE.replace(b"%", b"%%") + STAMP + b"%019d" + _REST[STAMP_DIGITS:].replace(b"%", b"%%")
 TAIL = (
     _chunked(event({}, "stop"))
     + _chunked(event({}, None, {"prompt_tokens": 150, "completion_tokens": 60, "total_tokens": 210}))
@@ -80,93 +96,74 @@ TAIL = (
 )
 
 
-STAMP = "x" * 24
-STAMPED = event({"content": STAMP}).partition(STAMP.encode())
-"""An event around 24 bytes that hold the time, so that its reader knows how late it is."""
+class Stream:
+    """One answer that is written bit by bit."""
 
+    def __init__(self, transport: asyncio.Transport, chunks: int) -> None:
+        self._transport = transport
+        self._left = chunks
+        transport.write(HEAD)
+        self.step()
 
-class Wheel:
-    """Paced streams: each gets an event every `gap_s`, spread evenly, all of them by one timer."""
-
-    def __init__(self, gap_s: float) -> None:
-        self._slots: list[set[asyncio.Transport]] = [set() for _ in range(max(round(gap_s * 1000), 1))]
-        self._next = 0
-
-    def add(self, transport: asyncio.Transport) -> None:
-        """A stream begins."""
-        min(self._slots, key=len).add(transport)
-
-    def remove(self, transport: asyncio.Transport) -> None:
-        """It has ended."""
-        for slot in self._slots:
-            slot.discard(transport)
-
-    async def turn(self) -> None:
-        """Send events, a slot a millisecond, for ever; what is late is caught up with."""
-        begun, turned = time.monotonic(), 0
-        while True:
-            while turned < (time.monotonic() - begun) * 1000:
-                slot = self._slots[turned % len(self._slots)]
-                turned += 1
-                event = _chunked(STAMPED[0] + b"@%022d " % time.monotonic_ns() + STAMPED[2])
-                for transport in slot:
-                    transport.write(event)
-            await asyncio.sleep(0.0005)
+    def step(self) -> bool:
+        """Write a chunk; answers whether there are more."""
+        if self._transport.is_closing():
+            return False
+        self._left -= 1
+        chunk = _STAMPED % time.monotonic_ns()
+        self._transport.write(chunk if self._left else chunk + TAIL)
+        return bool(self._left)
 
 
 class Connection(asyncio.Protocol):
     """One connection; a request is answered when its body is complete."""
 
-    def __init__(self, chunks: int, wheel: Wheel | None) -> None:
-        self._chunks, self._wheel = chunks, wheel
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
         self._parser = httptools.HttpRequestParser(self)
-        self._body: list[bytes] = []
+        self._body = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._wheel is not None:
-            self._wheel.remove(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
+        if len(self._body) < _HEAD_OF_A_BODY:
+            self._body += body[:_HEAD_OF_A_BODY]
 
     def on_message_complete(self) -> None:
-        body, self._body = b"".join(self._body), []
+        body, self._body = self._body, b""
         if self._parser.get_method() == b"GET":
             self._transport.write(LIST)
-        elif b'"stream":true' in body or b'"stream": true' in body:
-            if self._wheel is not None:
-                self._transport.write(HEAD + CONTENT)
-                self._wheel.add(self._transport)
-            else:
-                self._transport.write(HEAD + CONTENT * self._chunks + TAIL)
-        else:
+        elif (found := _WISH.search(body)) is None:
             self._transport.write(WHOLE)
+        else:
+            chunks, gap_ms = int(found[1]), int(found[2])
+            if gap_ms:
+                self._wheel.add(gap_ms, Stream(self._transport, chunks).step)
+            else:
+                self._transport.write(HEAD + CONTENT * chunks + TAIL)
 
 
-async def serve(port: int, chunks: int, gap_s: float) -> None:
+async def serve(port: int) -> None:
     """Serve until cancelled; says its port on standard output."""
-    wheel = Wheel(gap_s) if gap_s else None
-    make: Callable[[], Connection] = lambda: Connection(chunks, wheel)  # noqa: E731 - a factory
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", port, backlog=2048)
+    wheel = Wheel()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(wheel), "127.0.0.1", port, backlog=2048
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
-        await (server.serve_forever() if wheel is None else wheel.turn())
+        await server.serve_forever()
 
 
 def main() -> None:
     """Run it by hand or from the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--chunks", type=int, default=100)
-    parser.add_argument("--gap", type=float, default=0.0)
     said = parser.parse_args()
-    uvloop.run(serve(said.port, said.chunks, said.gap))
+    uvloop.run(serve(said.port))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The routing core: what one decision costs."""
+"""A routing decision is to cost the same however large the catalog is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from synaxis_registry.core.catalog import ApiKey, Catalog, Endpoint, GlobalModel
 from synaxis_registry.core.plan import Routed, route, to_plan
 
 ROUNDS = 1_000
+MODELS = (1, 25, 250)
 ENDPOINTS_OF_A_MODEL = 40
 
 
@@ -42,29 +43,30 @@ def world(models: int) -> Catalog:
     )
 
 
-def routing_core() -> dict[str, Any]:
-    """Microseconds of a decision, which is to cost the same however large the catalog is."""
-    figures: dict[str, Any] = {}
-    for models in (1, 25, 250):
-        catalog = world(models)
-        request = RouteRequest(
-            request_id=UUID(int=1), key_hash="hash", model=f"m{models // 2}", needs=Needs(input_tokens=500)
-        )
-        now = datetime.now(UTC)
-        took = []
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            decided = route(catalog, request, now)
-            took.append(time.perf_counter() - begun)
-        if not isinstance(decided, Routed):
-            raise TypeError(f"no plan: {decided}")
+async def measure(rounds: int) -> dict[str, Any]:
+    """By the size of the catalog: a decision, and its plan as bytes."""
+    return {f"of_{models * ENDPOINTS_OF_A_MODEL}": _decisions(models, rounds * ROUNDS) for models in MODELS}
+
+
+def _decisions(models: int, count: int) -> dict[str, Any]:
+    catalog = world(models)
+    request = RouteRequest(
+        request_id=UUID(int=1), key_hash="hash", model=f"m{models // 2}", needs=Needs(input_tokens=500)
+    )
+    now = datetime.now(UTC)
+    took = []
+    for _ in range(count):
         begun = time.perf_counter()
-        for _ in range(ROUNDS):
-            to_plan(decided).to_bytes()
-        written = (time.perf_counter() - begun) / ROUNDS
-        figures[f"{models * ENDPOINTS_OF_A_MODEL}_provider_models"] = {
-            "decision_p50_us": round(statistics.median(took) * 1e6, 1),
-            "decision_p99_us": round(sorted(took)[-ROUNDS // 100] * 1e6, 1),
-            "plan_as_bytes_us": round(written * 1e6, 1),
-        }
-    return figures
+        decided = route(catalog, request, now)
+        took.append(time.perf_counter() - begun)
+    if not isinstance(decided, Routed):
+        raise TypeError(f"no plan: {decided}")
+    begun = time.perf_counter()
+    for _ in range(count):
+        to_plan(decided).to_bytes()
+    written = (time.perf_counter() - begun) / count
+    return {
+        "p50_us": round(statistics.median(took) * 1e6, 1),
+        "p99_us": round(sorted(took)[-count // 100] * 1e6, 1),
+        "plan_as_bytes_us": round(written * 1e6, 1),
+    }

@@ -1,0 +1,36 @@
+"""The sections of the benchmark. A new one is a line here: its name, and what measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from tests.bench import (
+    bench_events,
+    bench_failover,
+    bench_prompts,
+    bench_routing,
+    bench_sharing,
+    bench_streams,
+    bench_throughput,
+    bench_wire,
+)
+from tests.bench.length import Length
+
+Measure = Callable[[], Awaitable[dict[str, Any]]]
+"""Answers figures by name. A name ends in its unit, which says which way is better; see figures.py."""
+
+
+def sections(length: Length) -> dict[str, Measure]:
+    """All of them, in the order in which they run."""
+    return {
+        "throughput": partial(bench_throughput.measure, length),
+        "streams": partial(bench_streams.measure, length),
+        "prompts": partial(bench_prompts.measure, length),
+        "routing": partial(bench_routing.measure, length.rounds),
+        "wire": bench_wire.measure,
+        "failover": partial(bench_failover.measure, length.rounds),
+        "sharing": partial(bench_sharing.measure, length.rounds),
+        "events": partial(bench_events.measure, length.rounds),
+    }
