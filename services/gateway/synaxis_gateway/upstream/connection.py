@@ -11,6 +11,7 @@ from synaxis_gateway.upstream.answer import UpstreamAnswer
 from synaxis_gateway.upstream.errors import Unreadable
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a head whose end has not come yet."""
 MAX_HEADERS: Final = 128
 PIECE_BYTES: Final = 256 * 1024
 """A larger body goes out in pieces, so that other requests are served between them."""
@@ -110,6 +111,8 @@ class Connection(asyncio.Protocol):
                 return
             self.is_usable = self.is_usable and self._parser.should_keep_alive()
             answer.begins(status)
+            if answer.header_count > MAX_HEADERS:
+                answer.fail(Unreadable("sent a head that is too large"))
 
     def on_body(self, data: bytes) -> None:
         """Some of the body."""

@@ -1,0 +1,313 @@
+"""The client for providers, against servers that speak HTTP in every way there is, and some there are not."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from synaxis_gateway.upstream.client import UpstreamClient, UpstreamRequest
+from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
+from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable, UpstreamError
+
+MIB = 1024 * 1024
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """A raw server: says what it is told to, whatever it was asked."""
+
+    url: str = ""
+    answer: Answering | None = None
+    connections: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def say(self, *answers: bytes, then_close: bool = False) -> None:
+        """Answer every request of a connection with the next of `answers`."""
+
+        async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answers[min(len(self.heads), len(answers)) - 1])
+            await writer.drain()
+            if then_close:
+                writer.close()
+
+        self.answer = speak
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.connections += 1
+        try:
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                self.heads.append(head)
+                if length < MIB:
+                    await reader.readexactly(length)
+                assert self.answer is not None
+                await self.answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone, as some of these tests want it
+        finally:
+            self.ended.set()
+            writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made = Server()
+    listening = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1/x"
+    yield made
+    listening.close()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[UpstreamClient]:
+    made = UpstreamClient(max_answer_bytes=MIB)
+    yield made
+    await made.close()
+
+
+def request(server: Server, body: bytes = b"{}", **changes: object) -> UpstreamRequest:
+    endpoint = UpstreamEndpoint.of(server.url, {"authorization": "Bearer secret"}, allow_private=True)
+    given = {"request_id": "id-1", "connect_timeout_s": 1.0, "answer_within_s": 2.0, **changes}
+    return UpstreamRequest(endpoint=endpoint, body=body, **given)  # type: ignore[arg-type]
+
+
+async def body_of(client: UpstreamClient, asked: UpstreamRequest) -> bytes:
+    answer = await client.open(asked)
+    try:
+        return await answer.read_all()
+    finally:
+        answer.close()
+
+
+async def test_a_request_says_what_it_must_and_its_connection_is_kept(
+    server: Server, client: UpstreamClient
+) -> None:
+    server.say(OK)
+    for _ in range(3):
+        assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 1
+    head = server.heads[0]
+    assert head.startswith(b"POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:")
+    assert b"x-request-id: id-1\r\ncontent-length: 2\r\n\r\n" in head
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n", b"ok"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, b"ok"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2/\r\nContent-Length: 0\r\n\r\n", b""),
+    ],
+)
+async def test_every_framing_has_its_end_and_keeps_the_connection(
+    server: Server, client: UpstreamClient, said: bytes, body: bytes
+) -> None:
+    server.say(said)
+    for _ in range(2):
+        assert await body_of(client, request(server)) == body
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok",
+        OK + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnot",
+    ],
+)
+async def test_a_connection_that_is_not_to_be_kept_is_not(
+    server: Server, client: UpstreamClient, said: bytes
+) -> None:
+    server.say(said)
+    for _ in range(2):
+        assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 2
+
+
+async def test_without_a_length_the_body_ends_with_the_connection(
+    server: Server, client: UpstreamClient
+) -> None:
+    server.say(b"HTTP/1.1 200 OK\r\n\r\nall of it", then_close=True)
+    assert await body_of(client, request(server)) == b"all of it"
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", Unreadable),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", Unreadable),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n", Unreadable),
+        (b"hello\r\n\r\n", Unreadable),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, Unreadable),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"\r\n", Unreadable),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", Reset),
+        (b"", Reset),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nok", Unreadable),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * MIB) + b"x" * 2 * MIB, Unreadable),
+    ],
+)
+async def test_what_is_no_answer_is_told_to_be_none(
+    server: Server, client: UpstreamClient, said: bytes, error: type[UpstreamError]
+) -> None:
+    server.say(said, then_close=True)
+    with pytest.raises(error):
+        await body_of(client, request(server))
+
+
+def packed(data: bytes, encoding: str) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+async def test_a_compression_that_was_not_asked_for_is_undone_within_bounds(
+    server: Server, client: UpstreamClient
+) -> None:
+    bare = zlib.compressobj(wbits=-15)
+    for said in (
+        packed(gzip.compress(b"plain"), "gzip"),
+        packed(zlib.compress(b"plain"), "deflate"),
+        packed(bare.compress(b"plain") + bare.flush(), "deflate"),
+    ):
+        server.say(said)
+        assert await body_of(client, request(server)) == b"plain"
+    server.say(packed(gzip.compress(b"0" * 4 * MIB), "gzip"))
+    with pytest.raises(Unreadable):
+        await body_of(client, request(server))
+
+
+async def test_a_kept_connection_that_was_closed_costs_nothing_but_only_where_repeating_is_allowed(
+    server: Server, client: UpstreamClient
+) -> None:
+    async def once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.heads) in (2, 5):  # the second request on a kept connection
+            writer.close()
+        else:
+            writer.write(OK)
+
+    server.answer = once
+    assert await body_of(client, request(server)) == b"ok"
+    assert await body_of(client, request(server)) == b"ok"
+    assert (server.connections, len(server.heads)) == (2, 3)
+    assert await body_of(client, request(server)) == b"ok"
+    with pytest.raises(Reset):
+        await body_of(client, request(server, may_repeat=False))
+
+
+async def test_what_is_too_late_is_not_sent(server: Server, client: UpstreamClient) -> None:
+    server.say(OK)
+    with pytest.raises(TooLate):
+        await client.open(request(server, may_begin=lambda: False))
+    assert not server.heads
+    assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 1
+
+
+async def test_silence_ends_the_wait_before_and_within_the_body(
+    server: Server, client: UpstreamClient
+) -> None:
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.heads) == 2:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
+        await asyncio.sleep(5)
+
+    server.answer = silent
+    with pytest.raises(TimeoutError):
+        await client.open(request(server, answer_within_s=0.1))
+    answer = await client.open(request(server))
+    assert await answer.read_some() == b"ok"
+    with pytest.raises(TimeoutError):
+        await answer.read_some(0.05)
+    answer.close()
+
+
+async def test_whoever_leaves_ends_what_the_provider_does(server: Server, client: UpstreamClient) -> None:
+    async def hangs(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server.answer = hangs
+    opening = asyncio.create_task(client.open(request(server)))
+    async with asyncio.timeout(2):
+        while not server.heads:
+            await asyncio.sleep(0.01)
+    opening.cancel()
+    async with asyncio.timeout(1):
+        await server.ended.wait()
+
+
+async def test_an_answer_before_all_was_sent_is_read_and_the_rest_is_not_sent(
+    server: Server, client: UpstreamClient
+) -> None:
+    async def refuses(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await asyncio.sleep(0.5)
+
+    server.answer = refuses
+    answer = await client.open(request(server, body=b"x" * 8 * MIB))
+    assert (answer.status, await answer.read_all()) == (413, b"no")
+    answer.close()
+    server.say(OK)
+    assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 2
+
+
+async def test_a_provider_that_is_not_read_from_has_to_wait(server: Server) -> None:
+    sent = 0
+
+    async def pours(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (40 * MIB))
+        for _ in range(40):
+            writer.write(b"x" * MIB)
+            await writer.drain()
+            sent += 1
+
+    server.answer = pours
+    client = UpstreamClient(max_answer_bytes=64 * MIB)
+    answer = await client.open(request(server, answer_within_s=20.0))
+    await asyncio.sleep(0.5)
+    assert sent < 30, "the rest waits in the provider"
+    assert len(await answer.read_all()) == 40 * MIB
+    answer.close()
+    await client.close()
+
+
+async def test_only_where_it_is_allowed_are_private_addresses_reached(
+    server: Server, client: UpstreamClient
+) -> None:
+    with pytest.raises(NoConnection):
+        UpstreamEndpoint.of("https://127.0.0.1/v1/x", {}, allow_private=False)
+    named = UpstreamEndpoint.of("https://loopback.example/v1/x", {}, allow_private=False)
+    with pytest.raises(NoConnection):
+        await client.open(UpstreamRequest(named, b"{}", "id", 1.0, 1.0))
+    with pytest.raises(NoConnection):
+        UpstreamEndpoint.of(server.url, {"x": "a\r\nb: c"}, allow_private=True)
+
+
+async def test_a_closed_port_is_no_connection(client: UpstreamClient) -> None:
+    listening = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    listening.close()
+    await listening.wait_closed()
+    endpoint = UpstreamEndpoint.of(f"http://127.0.0.1:{port}/v1", {}, allow_private=True)
+    with pytest.raises(NoConnection):
+        await client.open(UpstreamRequest(endpoint, b"{}", "id", 1.0, 1.0))
+
+
+def test_no_key_is_shown_by_accident() -> None:
+    endpoint = UpstreamEndpoint.of(
+        "https://x.example/v1", {"authorization": "Bearer secret"}, allow_private=False
+    )
+    assert "secret" not in repr(endpoint) + repr(UpstreamRequest(endpoint, b"", "id", 1.0, 1.0))
