@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import shutil
+import ssl
+import subprocess
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -311,3 +315,43 @@ def test_no_key_is_shown_by_accident() -> None:
         "https://x.example/v1", {"authorization": "Bearer secret"}, allow_private=False
     )
     assert "secret" not in repr(endpoint) + repr(UpstreamRequest(endpoint, b"", "id", 1.0, 1.0))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """A certificate for `localhost` that vouches for itself, with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    made = tmp_path / "localhost.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost -keyout - -out -"
+    )
+    made.write_bytes(subprocess.run(command.split(), check=True, capture_output=True, timeout=30).stdout)
+    return made
+
+
+async def test_a_certificate_has_to_be_trusted_and_for_the_name(
+    server: Server, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.say(OK)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
+    port = listening.sockets[0].getsockname()[1]
+
+    async def ask(host: str) -> bytes:
+        client = UpstreamClient(MIB)
+        server.url = f"https://{host}:{port}/v1"
+        try:
+            return await body_of(client, request(server))
+        finally:
+            await client.close()
+
+    with pytest.raises(NoConnection):
+        await ask("localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    assert await ask("localhost") == b"ok"
+    with pytest.raises(NoConnection):
+        await ask("127.0.0.1")
+    listening.close()
