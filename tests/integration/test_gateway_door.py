@@ -632,8 +632,8 @@ async def test_metrics_are_prometheus_and_count_what_was_answered(rig: Rig) -> N
 
     before = await scraped()
     async with line_to(rig) as line:
-        for ask in (ASK, STREAM, {"messages": []}):
-            await line.send(chat(rig, ask))
+        for request in (chat(rig, ASK), chat(rig, STREAM), chat(rig, {"messages": []})):
+            await line.send(request)
             await line.answer()
     after = await scraped()
     path = {"endpoint": "/v1/chat/completions"}

@@ -21,7 +21,7 @@ from synaxis_common.bus import Bus
 from synaxis_common.consumer import BatchConsumer, BatchHandler, ConsumerSpec, Delivery, TryLater
 from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RoutePlan
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome, CallReport, join_reports
 from synaxis_common.settings import ServiceSettings
 
 COST = Decimal("0.0002")
@@ -250,6 +250,22 @@ async def test_bad_reports_do_not_keep_the_good_ones_of_their_batch_out_of_the_l
         return bool(await rig.database.fetchval("SELECT count(*) FROM dead_letter") == 2)
 
     await eventually(set_aside, "the two others are set aside")
+
+
+async def test_a_bad_report_is_set_aside_without_the_others_of_its_message(rig: Rig) -> None:
+    key_hash = await rig.new_limited_key("acme", "*", {"monthly_budget_usd": "10"})
+    good = calls(await leased(rig, key_hash, 4), 4)
+    bad = [b'{"half of a', b"not even half"]
+    lines = [one.to_bytes() for one in good]
+    await rig.bus.store(subjects.USAGE, join_reports([lines[0], bad[0], lines[1]]), str(ids.uuid7()))
+    await rig.bus.store(subjects.USAGE, join_reports([bad[0], lines[2], bad[1], lines[3]]), str(ids.uuid7()))
+    await settled(rig, good)
+
+    async def set_aside() -> bool:
+        rows = await rig.database.fetch("SELECT payload FROM dead_letter")
+        return sorted(bytes(row["payload"]) for row in rows) == sorted([bad[0], *bad])
+
+    await eventually(set_aside, "each bad report is set aside by itself, as it came")
 
 
 async def test_reports_that_come_again_in_any_batch_count_once(rig: Rig) -> None:
