@@ -83,6 +83,7 @@ class Door(asyncio.Protocol):
         "_head_bytes",
         "_held",
         "_is_lingering",
+        "_is_upgrade_asked",
         "_loop",
         "_parser",
         "_path",
@@ -104,6 +105,7 @@ class Door(asyncio.Protocol):
         self._deadline = math.inf
         self._head_bytes = 0
         self._is_lingering = False
+        self._is_upgrade_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
@@ -126,20 +128,29 @@ class Door(asyncio.Protocol):
                 data, self._held = self._held + data, b""
             if not self._begins(data):
                 return
+        exchange = self._exchange
+        if exchange is None:
+            return
         try:
+            if not exchange.has_head:
+                if self._is_lingering:
+                    return
+                room = MAX_HEAD_BYTES - self._head_bytes
+                self._head_bytes += len(data)
+                if len(data) > room:
+                    self._parser.feed_data(data[:room])
+                    data = data[room:] if exchange.has_head else b""
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The wish to speak something else is not granted; the parser is of no more use.
-            if self._exchange is not None:
-                self._exchange.keep_alive = False
+        except httptools.HttpParserUpgrade as wish:
+            self._decline(exchange, data[wish.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(400, "The request is not valid HTTP.")
             return
-        exchange = self._exchange
-        if exchange is not None and not exchange.has_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES or exchange.header_count > MAX_HEADERS:
-                self._refuse(431, "The head of the request is too large.")
+        if not exchange.has_head and (
+            self._head_bytes > MAX_HEAD_BYTES or exchange.header_count > MAX_HEADERS
+        ):
+            self._refuse(431, "The head of the request is too large.")
 
     def pause_writing(self) -> None:
         if self._exchange is not None:
@@ -148,6 +159,8 @@ class Door(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._exchange is not None:
             self._exchange.resume_writing()
+        else:
+            self.transport.resume_reading()
 
     def close(self) -> None:
         """Close the connection; a request under way is cancelled."""
@@ -167,6 +180,22 @@ class Door(asyncio.Protocol):
         self._exchange = LeanExchange(self._desk, self.transport)
         self._head_bytes = 0
         return True
+
+    def _decline(self, exchange: LeanExchange, rest: bytes) -> None:
+        """The wish to speak another protocol is not granted; Java's client has it with every first request.
+
+        The parser has ended the request with its head. What follows is its body all the same.
+        """
+        if not self._is_upgrade_asked:
+            exchange.keep_alive = False  # it is the wish of another request, behind this one
+            return
+        self._is_upgrade_asked = False
+        keep_alive, exchange.is_complete = exchange.keep_alive, False
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % exchange.framing())
+        exchange.keep_alive = keep_alive
+        if rest:
+            self.data_received(rest)
 
     def _hand_over(self, data: bytes) -> None:
         """From here on the connection is aiohttp's."""
@@ -189,7 +218,7 @@ class Door(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
         exchange = self._exchange
-        if exchange is not None and not exchange.has_head:
+        if exchange is not None and not exchange.has_head and exchange.header_count <= MAX_HEADERS:
             exchange.add_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -200,6 +229,7 @@ class Door(asyncio.Protocol):
         if exchange.header_count > MAX_HEADERS:
             return
         exchange.head_is_there(keep_alive=self._parser.should_keep_alive())
+        self._is_upgrade_asked = self._parser.should_upgrade()
         self._deadline = math.inf
         self._task = self._loop.create_task(self._answer(exchange))
         self._desk.under_way.add(self._task)
@@ -279,6 +309,8 @@ class Door(asyncio.Protocol):
             transport.close()
         elif exchange.keep_alive and exchange.is_complete:
             self._exchange = None
+            if exchange.is_paused:
+                transport.pause_reading()  # there is no second answer for who has not taken the first
             self._wait_at_most(KEEPALIVE_S)
         elif exchange.is_complete:
             transport.close()
@@ -296,9 +328,13 @@ class Door(asyncio.Protocol):
     def _refuse(self, status: int, message: str) -> None:
         """What came is no request, or a broken one: nothing of it is repeated."""
         exchange = self._exchange
-        if self._task is not None or exchange is None or self._is_lingering:
-            self.close()  # in the midst of a body, or behind an answer
-            return
+        if exchange is None or self._is_lingering:
+            return  # it has been answered; the rest is thrown away
+        exchange.keep_alive = False
+        if self._task is not None:
+            if not exchange.is_complete:
+                self.close()  # in the midst of a body
+            return  # else it is behind a request that is being answered, and the last on its connection
         exchange.answer(ApiError(status, "invalid_request", message).answer())
         self._desk.journal.note("POST", self._path, status, 0.0, exchange.request_id, exchange.notes)
         self._linger()

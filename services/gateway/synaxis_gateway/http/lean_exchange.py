@@ -19,6 +19,7 @@ _KEPT: Final = frozenset(
         b"content-encoding",
         b"content-length",
         b"expect",
+        b"transfer-encoding",
         b"x-api-key",
         b"x-stainless-read-timeout",
         b"x-synaxis-hedge",
@@ -114,6 +115,14 @@ class LeanExchange:
         length = self.header("content-length")
         self._length = int(length) if length is not None and length.isdecimal() else None
 
+    def framing(self) -> bytes:
+        """The headers that say how long the body is."""
+        return b"".join(
+            b"%b: %b\r\n" % (name, self._headers[name])
+            for name in (b"content-length", b"transfer-encoding")
+            if name in self._headers
+        )
+
     def add_body(self, data: bytes) -> None:
         """Some of the body has come."""
         self._size += len(data)
@@ -132,6 +141,11 @@ class LeanExchange:
         self.is_complete = True
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client has yet to take most of what it was sent."""
+        return self._resumed is not None
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
