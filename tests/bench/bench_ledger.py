@@ -28,7 +28,7 @@ SECONDS = 3.0
 
 
 async def measure() -> dict[str, Any]:
-    """Reports with all attempts at one endpoint, or spread over 200; then events of models that change at once.
+    """Reports of attempts at one endpoint, or spread over 200; then events of models that change at once.
 
     Tenants have budgets, and each call drew on a lease.
     """
