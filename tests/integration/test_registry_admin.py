@@ -716,7 +716,11 @@ async def test_usage_in_more_rows_than_the_bus_can_carry_is_refused_with_a_reaso
                   0, 0, 0, 0.1, false, '[]'
            FROM generate_series(1, 6000) n"""
     )
-    await rig.database.execute("SELECT add_to_sums(ARRAY(SELECT request_id FROM usage_ledger))")
+    await rig.database.execute(
+        "SELECT add_to_sums(ARRAY(SELECT ROW(request_id, tenant_id, key_id, global_model_id, provider_id,"
+        " started_at, input_tokens, output_tokens, cost_usd, is_estimated, 0, NULL, 0, '[]')::new_call"
+        " FROM usage_ledger))"
+    )
     refused = await ask(rig, "usage.query", None, {"group_by": "key"})
     assert (refused.status, refused.field) == (AdminStatus.INVALID, "group_by")
     (row,) = (await answer(rig, "usage.query", None, {"group_by": "tenant"}))["data"]

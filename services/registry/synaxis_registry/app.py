@@ -117,6 +117,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("lapse", chores.lapse)
     tasks.start("tidy", chores.tidy)
     tasks.start("health", chores.settle_health)
+    tasks.start("measuring", reports.keep_health)
     tasks.start("feedback", chores.judge_providers)
     tasks.start("partitions", chores.make_partitions)
     tasks.start("forgive", chores.forgive)
@@ -139,6 +140,7 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     finally:
         await bus.stop_answering()
         await tasks.stop()
+        await reports.note_health()
         await database.close()
 
 

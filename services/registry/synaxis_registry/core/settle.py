@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -29,13 +30,17 @@ def settlement(report: CallReport) -> Settlement:
     return Settlement(
         provider_id=None if named is None else named.provider_id,
         provider_model_id=None if named is None else named.provider_model_id,
-        usage=TokenUsage(
-            **{name: sum(getattr(usage, name) for _, usage in billed) for name in TokenUsage.model_fields}
-        ),
+        usage=billed[0][1] if len(billed) == 1 else _together([usage for _, usage in billed]),
         cost_usd=None
         if any(one is None for one in costs)
         else total(one for one in costs if one is not None),
         is_estimated=any(attempt.usage_estimated for attempt, _ in billed),
+    )
+
+
+def _together(usages: Sequence[TokenUsage]) -> TokenUsage:
+    return TokenUsage(
+        **{name: sum(getattr(usage, name) for usage in usages) for name in TokenUsage.model_fields}
     )
 
 

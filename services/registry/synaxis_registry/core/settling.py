@@ -1,7 +1,7 @@
 """Taking leases back, charging what lapses and recording requests, as pure functions on frozen books.
 
-The same as `return_lease`, `lapse_leases`, `record_calls` and `change_budgets` of migration 0002, as
-`core.leasing` says, which has the books and the granting.
+The same as `return_lease` and `lapse_leases` of migration 0002, `change_budgets` of 0007 and `record_calls`
+of 0008, as `core.leasing` says, which has the books and the granting.
 """
 
 from __future__ import annotations

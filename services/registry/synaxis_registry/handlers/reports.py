@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -13,8 +14,9 @@ from prometheus_client import Counter, Histogram
 from synaxis_common.clock import Clock
 from synaxis_common.consumer import Delivery
 from synaxis_common.contracts.observation import ProviderObservation
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome, AttemptReport, CallReport
 from synaxis_common.logging import get_logger
+from synaxis_common.pricing import total
 from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.health import is_news
@@ -23,12 +25,17 @@ from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.core.settle import Settlement, overrun_usd, settlement
 from synaxis_registry.resolving import Resolving
 from synaxis_registry.store import catalog, ledger
-from synaxis_registry.store.database import Connection, Database
+from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
 
 log = get_logger(__name__)
 
 AT_ONCE: Final = 500
 """Reports recorded in one transaction: longer ones hold tenants' locks longer than a lease lives."""
+NOTE_EVERY_S: Final = 0.2
+"""How long attempts wait to count for the health of their endpoints: sketches are read, changed and written
+for each endpoint, however few attempts there are to it, while plans need no fresher ones."""
+UNNOTED_AT_MOST: Final = 10_000
+"""Attempts that wait for Postgres."""
 
 CALLS = Counter("synaxis_calls_total", "Requests put into the ledger, by outcome", ["outcome"])
 SPENT = Counter("synaxis_spent_usd_total", "What requests have cost, in USD")
@@ -48,6 +55,9 @@ class ReportHandlers:
     ) -> None:
         self._database, self._resolving, self._clock = database, resolving, clock
         self._confirm_after = confirm_after
+        self._unnoted: list[AttemptReport] = []
+        """Attempts in the ledger that do not count for the health of their endpoints yet."""
+        self._some_unnoted = asyncio.Event()
 
     async def poll(self, delivery: Delivery) -> None:
         """Apply one poll of one provider. Raises pydantic.ValidationError."""
@@ -72,13 +82,31 @@ class ReportHandlers:
         BATCH_SIZE.observe(len(reports))
         first = {report.request_id: (report, found) for report, found in reversed(settled)}
         new = [first[request_id] for request_id in sorted(added)]
-        for each in new:
-            _count(*each)
+        _count(new)
         now = self._clock.now()
-        attempts = [one for report, _ in new if is_news(report, now) for one in report.attempts]
-        await self._database.run(lambda connection: ledger.note_health(connection, attempts, now))
+        self._unnoted += (one for report, _ in new if is_news(report, now) for one in report.attempts)
+        self._some_unnoted.set()
         for report, _ in new:
             await self._note_missing(report)
+
+    async def keep_health(self) -> None:
+        """Let what came in count for the health of endpoints, for ever."""
+        while True:
+            await self._some_unnoted.wait()
+            await asyncio.sleep(NOTE_EVERY_S)
+            await self.note_health()
+
+    async def note_health(self) -> None:
+        """Let what has come in since the last time count. While Postgres is away the latest of it waits."""
+        attempts, self._unnoted = self._unnoted, []
+        self._some_unnoted.clear()
+        now = self._clock.now()
+        try:
+            await self._database.run(lambda connection: ledger.note_health(connection, attempts, now))
+        except DatabaseUnavailable as error:
+            log.warning("health_not_noted", attempts=len(attempts), error=str(error))
+            self._unnoted = (attempts + self._unnoted)[-UNNOTED_AT_MOST:]
+            self._some_unnoted.set()
 
     async def _observe(self, connection: Connection, message: ProviderObservation) -> None:
         await connection.execute(catalog.SQL["lock_provider"], message.provider_id)
@@ -108,17 +136,19 @@ class ReportHandlers:
         return rule
 
 
-def _count(report: CallReport, found: Settlement) -> None:
-    """Tell of a request that is new in the ledger."""
-    CALLS.labels(report.outcome.value).inc()
-    SPENT.inc(float(found.cost_usd or 0))
-    if overrun := overrun_usd(report, found):
-        OVERRUNS.inc()
-        OVERRUN_USD.inc(float(overrun))
-        log.warning(
-            "budget_overrun",
-            request_id=str(report.request_id),
-            tenant=report.tenant_id,
-            provider=found.provider_id,
-            usd=str(overrun),
-        )
+def _count(new: Sequence[tuple[CallReport, Settlement]]) -> None:
+    """Tell of requests that are new in the ledger."""
+    for outcome, count in Counts(report.outcome for report, _ in new).items():
+        CALLS.labels(outcome.value).inc(count)
+    SPENT.inc(float(total(found.cost_usd for _, found in new if found.cost_usd is not None)))
+    for report, found in new:
+        if overrun := overrun_usd(report, found):
+            OVERRUNS.inc()
+            OVERRUN_USD.inc(float(overrun))
+            log.warning(
+                "budget_overrun",
+                request_id=str(report.request_id),
+                tenant=report.tenant_id,
+                provider=found.provider_id,
+                usd=str(overrun),
+            )

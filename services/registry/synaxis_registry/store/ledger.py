@@ -11,12 +11,14 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from pydantic import TypeAdapter
 
 from synaxis_common.contracts.leases import (
     GATEWAY_TTL_S,
     LEASE_TTL_S,
     GatewayAlive,
     LeaseAsk,
+    LeaseDraw,
     LeaseReturn,
     ProviderLeaseAsk,
     SlotGrant,
@@ -35,6 +37,9 @@ from synaxis_registry.store.database import Connection
 from synaxis_registry.store.records import HEALTH
 
 SQL = queries.load("ledger")
+
+_ATTEMPTS = TypeAdapter(tuple[AttemptReport, ...])
+_DRAWS = TypeAdapter(tuple[LeaseDraw, ...])
 
 LAPSED_AT_MOST = 500
 SETTLED_AT_MOST = 100
@@ -312,17 +317,9 @@ def _line(report: CallReport, settlement: Settlement) -> dict[str, Any]:
         "reasoning_tokens": usage.reasoning,
         "cost_usd": None if settlement.cost_usd is None else plain(settlement.cost_usd),
         "is_estimated": settlement.is_estimated,
-        "attempts": [attempt.model_dump(mode="json") for attempt in report.attempts],
+        "attempts": msgspec.Raw(_ATTEMPTS.dump_json(report.attempts, exclude_defaults=True)),
         "reserved_usd": plain(reserved_usd(report)),
         "gateway_id": report.gateway_id,
         "used_tokens": usage.input + usage.output,
-        "draws": [
-            {
-                "lease_id": draw.lease_id,
-                "permits": draw.permits,
-                "tokens": draw.tokens,
-                "usd": plain(draw.usd),
-            }
-            for draw in report.draws
-        ],
+        "draws": msgspec.Raw(_DRAWS.dump_json(report.draws)),
     }
