@@ -9,6 +9,7 @@ from typing import Any
 from tests.bench import (
     bench_events,
     bench_failover,
+    bench_ledger,
     bench_prompts,
     bench_routing,
     bench_sharing,
@@ -32,5 +33,6 @@ def sections(length: Length) -> dict[str, Measure]:
         "wire": bench_wire.measure,
         "failover": partial(bench_failover.measure, length.rounds),
         "sharing": partial(bench_sharing.measure, length.rounds),
+        "ledger": bench_ledger.measure,
         "events": partial(bench_events.measure, length.rounds),
     }
