@@ -217,6 +217,23 @@ class LeanExchange:
         length = f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}"
         self._transport.write(self._head(answer.status, answer.headers, length) + answer.body)
 
+    async def taken(self, stall: float) -> None:
+        """Wait until the client has taken most of what it was sent.
+
+        Raises ConnectionError: it is gone; TimeoutError: it has taken nothing for `stall` seconds.
+        """
+        while (resumed := self._resumed) is not None:
+            left = self._transport.get_write_buffer_size()
+            try:
+                # Not shielded: it must be noticed before the next request, which the client may send at once.
+                async with asyncio.timeout(stall):
+                    await resumed
+            except TimeoutError:
+                if self._transport.get_write_buffer_size() >= left:
+                    raise
+                if self._resumed is resumed:
+                    self._resumed = asyncio.get_running_loop().create_future()
+
     async def _rest(self, timeout: float) -> None:
         """Wait for the rest of the body, or until it is too large."""
         if self._size > self._limit:
