@@ -1,7 +1,7 @@
 """An upstream that costs as little as it can, so that a benchmark measures what is in front of it.
 
 `python -m tests.bench.upstream --port 9001`: answers every POST at once with a completion of 600 bytes, or a
-stream of `--chunks` chunks of 200 bytes. With `--gap` a stream has an event every `--gap` seconds, and no end.
+stream of `--chunks` chunks of 200 bytes. With `--gap` a stream has an event every `--gap` seconds and no end.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from synaxis_gateway.http.door import MAX_HEAD_BYTES, MAX_HEADERS
 
 ASK = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**ASK, "stream": True}
+PATIENT = QUICK.model_copy(update={"first_token_s": 20.0, "between_tokens_s": 20.0, "total_s": 30.0})
 PATIENCE_S = 10.0
 """How long a test waits for what must come."""
 
@@ -39,8 +40,7 @@ async def provider() -> AsyncIterator[FakeProvider]:
 
 @pytest.fixture
 async def rig(nats_url: str, provider: FakeProvider) -> AsyncIterator[Rig]:
-    patient = QUICK.model_copy(update={"first_token_s": 5.0, "between_tokens_s": 5.0, "total_s": 20.0})
-    async with running_gateway(nats_url, candidate(provider, timeouts=patient)) as rig:
+    async with running_gateway(nats_url, candidate(provider, timeouts=PATIENT)) as rig:
         yield rig
 
 
@@ -597,12 +597,30 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_let_go(
             await line.answer()
 
 
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(
+    rig: Rig, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "STALL_S", 0.5)
+    provider.behaviour = Behaviour(words=["x" * LARGE])
+    async with line_to(rig) as line:
+        await line.send(chat(rig))
+        _, headers = await line.head()
+        left = int(headers["content-length"])
+        async with asyncio.timeout(3 * PATIENCE_S):
+            while left:
+                left -= len(piece := await line.reader.read(LARGE))
+                assert piece
+                await asyncio.sleep(0.01)
+        await line.send(chat(rig))
+        assert len((await line.answer()).body) > LARGE
+
+
 async def test_a_gateway_that_stops_waits_until_a_large_answer_is_taken(
     nats_url: str, provider: FakeProvider
 ) -> None:
     provider.behaviour = Behaviour(words=["x" * LARGE])
     async with (
-        running_gateway(nats_url, candidate(provider), shutdown_grace_s=15.0) as rig,
+        running_gateway(nats_url, candidate(provider, timeouts=PATIENT), shutdown_grace_s=15.0) as rig,
         line_to(rig) as line,
     ):
         line.writer.transport.pause_reading()  # type: ignore[attr-defined]
