@@ -22,10 +22,12 @@ from tests.support.upstream import Behaviour, FakeProvider
 from synaxis_common import ids
 from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome
 from synaxis_gateway import metrics
+from synaxis_gateway.http import door
 from synaxis_gateway.http.door import MAX_HEAD_BYTES, MAX_HEADERS
 
 ASK = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**ASK, "stream": True}
+PATIENT = QUICK.model_copy(update={"first_token_s": 20.0, "between_tokens_s": 20.0, "total_s": 30.0})
 PATIENCE_S = 10.0
 """How long a test waits for what must come."""
 
@@ -38,8 +40,7 @@ async def provider() -> AsyncIterator[FakeProvider]:
 
 @pytest.fixture
 async def rig(nats_url: str, provider: FakeProvider) -> AsyncIterator[Rig]:
-    patient = QUICK.model_copy(update={"first_token_s": 5.0, "between_tokens_s": 5.0, "total_s": 20.0})
-    async with running_gateway(nats_url, candidate(provider, timeouts=patient)) as rig:
+    async with running_gateway(nats_url, candidate(provider, timeouts=PATIENT)) as rig:
         yield rig
 
 
@@ -551,18 +552,85 @@ async def test_a_client_that_does_not_read_holds_its_stream_up(rig: Rig, provide
     assert (await rig.report()).outcome is RequestOutcome.OK
 
 
+LARGE = 16_000_000
+"""Characters of an answer that does not fit into what the system holds for a connection."""
+
+
 async def test_who_does_not_take_an_answer_gets_no_second_one(rig: Rig, provider: FakeProvider) -> None:
-    provider.behaviour = Behaviour(words=["x" * 16_000_000])
+    provider.behaviour = Behaviour(words=["x" * LARGE])
     async with line_to(rig) as line:
         line.writer.transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(3):
             await line.send(chat(rig))
             await asyncio.sleep(0.3)
-        assert len(provider.calls) == 1
         line.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        for _ in range(2):
-            assert len((await line.answer()).body) > 16_000_000
-    assert len(provider.calls) == 2, "the third came together with the second"
+        assert len((await line.answer()).body) > LARGE
+        assert await line.ends()
+    assert len(provider.calls) == 1
+
+
+async def test_a_large_answer_leaves_its_connection_fit_for_the_next(
+    rig: Rig, provider: FakeProvider
+) -> None:
+    provider.behaviour = Behaviour(words=["x" * LARGE])
+    async with line_to(rig) as line:
+        for _ in range(5):
+            await line.send(chat(rig))
+            assert len((await line.answer()).body) > LARGE
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_let_go(
+    rig: Rig, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "STALL_S", 0.1)
+    monkeypatch.setattr(door, "LINGER_S", 0.1)
+    provider.behaviour = Behaviour(words=["x" * LARGE])
+    before = metrics.IN_FLIGHT.count
+    async with line_to(rig) as line:
+        line.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await line.send(chat(rig))
+        await rig.report()
+        await eventually(lambda: metrics.IN_FLIGHT.count == before)
+        await asyncio.sleep(0.2)
+        line.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await line.answer()
+
+
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(
+    rig: Rig, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "STALL_S", 0.5)
+    provider.behaviour = Behaviour(words=["x" * LARGE])
+    async with line_to(rig) as line:
+        await line.send(chat(rig))
+        _, headers = await line.head()
+        left = int(headers["content-length"])
+        async with asyncio.timeout(3 * PATIENCE_S):
+            while left:
+                left -= len(piece := await line.reader.read(LARGE))
+                assert piece
+                await asyncio.sleep(0.01)
+        await line.send(chat(rig))
+        assert len((await line.answer()).body) > LARGE
+
+
+async def test_a_gateway_that_stops_waits_until_a_large_answer_is_taken(
+    nats_url: str, provider: FakeProvider
+) -> None:
+    provider.behaviour = Behaviour(words=["x" * LARGE])
+    async with (
+        running_gateway(nats_url, candidate(provider, timeouts=PATIENT), shutdown_grace_s=15.0) as rig,
+        line_to(rig) as line,
+    ):
+        line.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await line.send(chat(rig))
+        await rig.report()
+        rig.stop()
+        await asyncio.sleep(0.3)
+        line.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await line.answer()).body) > LARGE
+        assert await line.ends()
 
 
 async def test_idle_connections_are_closed_when_a_gateway_stops(

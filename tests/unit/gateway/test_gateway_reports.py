@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,8 +85,8 @@ class FlakyBus(Bus):
         return RouteReply(answer=refusal)
 
 
-def submit(reports: Reports, request_id: UUID, then: Callable[[], None] | None = None) -> None:
-    reports.submit(str(request_id), report(request_id), then)
+def submit(reports: Reports, request_id: UUID) -> None:
+    reports.submit(str(request_id), report(request_id))
 
 
 def report(request_id: UUID, asked: str = "m") -> bytes:
@@ -168,42 +168,6 @@ async def test_a_batch_that_was_not_stored_is_sent_again_as_it_was_whatever_has_
     assert len(by_id) == 2
     assert all(len(messages) == 1 for messages in by_id.values())
     assert sorted(bus.reports) == sorted([*early, late])
-
-
-async def test_what_is_to_follow_a_report_follows_when_it_is_in_the_spool(tmp_path: Path) -> None:
-    bus, spool = FlakyBus(), Spool(tmp_path, "g")
-    reports = Reports(bus, SystemClock(), capacity=10, spool=spool)
-    sent = [ids.uuid7() for _ in range(3)]
-    in_spool: list[int] = []
-
-    def then() -> None:
-        (file,) = (tmp_path / "g").glob("*.spool")
-        in_spool.append(len(file.read_bytes().splitlines()))
-
-    def fail() -> None:
-        raise RuntimeError("the client's connection is in a bad state")
-
-    for request_id in sent[:2]:
-        submit(reports, request_id, then)
-    submit(reports, sent[2], fail)
-    assert in_spool == []
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert in_spool == [3, 3]
-    async with publishing(reports):
-        assert await reports.flush(2.0) == 0
-    assert bus.reports == sent
-    spool.close()
-
-
-async def test_a_gateway_that_stops_leaves_nothing_unwritten() -> None:
-    bus, followed = FlakyBus(), []
-    reports = Reports(bus, SystemClock(), capacity=10, spool=None)
-    async with publishing(reports):
-        submit(reports, ids.uuid7(), lambda: followed.append(1))
-        assert await reports.flush(2.0) == 0
-    assert followed == [1]
-    assert len(bus.reports) == 1
 
 
 async def test_what_a_gateway_that_is_gone_has_left_is_sent_in_batches(tmp_path: Path) -> None:

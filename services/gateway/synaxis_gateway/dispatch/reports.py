@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -71,12 +71,10 @@ class Reports:
         self._clock = clock
         self._capacity = capacity
         self._spool = spool
-        self._unwritten: list[tuple[str, bytes, Callable[[], None]]] = []
-        """Come within this iteration of the event loop, to be written to the spool together."""
         self._gathered: deque[_Report] = deque()
         self._formed: deque[_Batch] = deque()
         self._waiting = 0
-        """Reports that the bus has not stored: unwritten, gathered, formed, or under way."""
+        """Reports that the bus has not stored: gathered, formed, or under way."""
         self._kept: deque[tuple[float, _Batch]] = deque()
         """What is stored, with when that was; no more of it than `capacity` reports."""
         self._kept_count = 0
@@ -104,21 +102,15 @@ class Reports:
         """Whether what limited tenants use could go unaccounted for: neither disk nor bus takes a report."""
         return self._is_stuck and self._spool is not None and self._spool.problem() is not None
 
-    def submit(self, request_id: str, payload: bytes, then: Callable[[], None] | None = None) -> None:
-        """Have a report stored. When this returns it is in the spool; with `then`, when that is called.
+    def submit(self, request_id: str, payload: bytes) -> None:
+        """Have a report stored, which is a `CallReport` in JSON. When this returns it is in the spool.
 
-        What comes with a `then` within one iteration of the event loop is written in one go at its end. Never
-        waits, never refuses: the request is done, and was not free.
+        Never waits, never refuses: the request is done, and was not free.
         """
         self._expect(1)
-        if then is None:
-            segment = None if self._spool is None else self._spool.append(payload)
-            self._gathered.append(_Report(request_id, payload, segment))
-            self._some.set()
-            return
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._unwritten.append((request_id, payload, then))
+        segment = None if self._spool is None else self._spool.append(payload)
+        self._gathered.append(_Report(request_id, payload, segment))
+        self._some.set()
 
     async def send_again(self) -> None:
         """The bus may have lost what it had stored."""
@@ -150,7 +142,6 @@ class Reports:
 
     async def flush(self, timeout: float) -> int:
         """Wait until all is stored, at most `timeout` seconds; answers how many are not."""
-        self._write()
         try:
             async with asyncio.timeout(timeout):
                 await self._none.wait()
@@ -166,24 +157,6 @@ class Reports:
     def _expect(self, count: int) -> None:
         self._waiting += count
         self._none.clear()
-
-    def _write(self) -> None:
-        """Have what has come together in the kernel's hands, and say so to whoever waits for that."""
-        come, self._unwritten = self._unwritten, []
-        if not come:
-            return
-        payloads = [payload for _, payload, _ in come]
-        segments: list[Segment | None] = [None] * len(come)
-        if self._spool is not None:
-            segments = self._spool.append_all(payloads)
-        for (request_id, payload, _), segment in zip(come, segments, strict=True):
-            self._gathered.append(_Report(request_id, payload, segment))
-        self._some.set()
-        for request_id, _, then in come:
-            try:
-                then()
-            except Exception:
-                log.exception("reported_request_not_released", request_id=request_id)
 
     async def _publish(self) -> None:
         """Publish one batch after another. One that is not stored is sent again after a while, as it is."""

@@ -39,9 +39,6 @@ class AiohttpExchange:
     def push(self) -> None:
         return None
 
-    def hold(self) -> None:
-        return None
-
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)
 

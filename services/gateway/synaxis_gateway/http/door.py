@@ -32,6 +32,8 @@ KEEPALIVE_S: Final = 75.0
 """Idle connections, and slow heads of requests. aiohttp's default of 3,630 s lets connections pile up."""
 LINGER_S: Final = 5.0
 """How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
+STALL_S: Final = 60.0
+"""A client that takes nothing of its answer for so long is gone, whatever its connection says."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 128
 
@@ -68,9 +70,9 @@ class Desk:
         """Every connection ends with its next answer, which says so."""
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, as soon as their clients have what was sent to them."""
         for door in list(self.doors):
-            door.close()
+            door.end()
 
 
 class Door(asyncio.Protocol):
@@ -159,12 +161,11 @@ class Door(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._exchange is not None:
             self._exchange.resume_writing()
-        else:
-            self.transport.resume_reading()
 
-    def close(self) -> None:
-        """Close the connection; a request under way is cancelled."""
-        self.transport.abort()
+    def end(self) -> None:
+        """Close the connection when its client has taken what it was sent, which it does soon or never."""
+        self._wait_at_most(LINGER_S)
+        self.transport.close()
 
     def _begins(self, data: bytes) -> bool:
         """A request begins with `data`. False: it is not (yet) one of the hot path."""
@@ -246,7 +247,7 @@ class Door(asyncio.Protocol):
         if exchange is not None:
             exchange.body_is_there()
             if self._is_lingering:
-                self.transport.close()
+                self.transport.close()  # at the latest when lingering ends
 
     # What is done about it.
 
@@ -264,7 +265,11 @@ class Door(asyncio.Protocol):
             else:
                 status = answer.status
                 exchange.answer(answer)
-        except ConnectionError:
+            if exchange.is_paused and not exchange.is_cut:
+                # It is over when its client has it: a stopping gateway waits, and nobody gets a second answer
+                # who has not taken the first.
+                await exchange.taken(STALL_S)
+        except (ConnectionError, TimeoutError):
             exchange.cut()
         except asyncio.CancelledError:
             exchange.cut()
@@ -298,22 +303,16 @@ class Door(asyncio.Protocol):
 
     def _over(self, exchange: LeanExchange) -> None:
         """The exchange is over, however: keep the connection, or let it go."""
-        if exchange.is_held:
-            exchange.when_released = self._over
-            return
         transport = self.transport
         if transport.is_closing():
             return
         if exchange.is_cut:
-            self._wait_at_most(LINGER_S)  # for a client that does not even take what it has been sent
-            transport.close()
+            self.end()
         elif exchange.keep_alive and exchange.is_complete:
             self._exchange = None
-            if exchange.is_paused:
-                transport.pause_reading()  # there is no second answer for who has not taken the first
             self._wait_at_most(KEEPALIVE_S)
         elif exchange.is_complete:
-            transport.close()
+            self.end()
         else:
             self._linger()
 
@@ -333,7 +332,7 @@ class Door(asyncio.Protocol):
         exchange.keep_alive = False
         if self._task is not None:
             if not exchange.is_complete:
-                self.close()  # in the midst of a body
+                self.transport.abort()  # in the midst of a body; the request is cancelled
             return  # else it is behind a request that is being answered, and the last on its connection
         exchange.answer(ApiError(status, "invalid_request", message).answer())
         self._desk.journal.note("POST", self._path, status, 0.0, exchange.request_id, exchange.notes)

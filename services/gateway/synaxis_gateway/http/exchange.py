@@ -42,10 +42,6 @@ class Exchange(Protocol):
         """Whether the head of a streamed answer has gone out."""
         ...
 
-    def hold(self) -> Callable[[], None] | None:
-        """Have an answer in one piece wait until what is returned is called. None: it does not wait."""
-        ...
-
     def header(self, name: str) -> str | None:
         """A header of the request, by its name in lower case."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -42,7 +42,6 @@ class LeanExchange:
     """See `Exchange`. The door tells it what comes in."""
 
     __slots__ = (
-        "_answer",
         "_body",
         "_headers",
         "_keys",
@@ -58,12 +57,10 @@ class LeanExchange:
         "is_begun",
         "is_complete",
         "is_cut",
-        "is_held",
         "keep_alive",
         "key_hash",
         "notes",
         "request_id",
-        "when_released",
     )
 
     def __init__(self, surroundings: Surroundings, transport: asyncio.Transport) -> None:
@@ -80,10 +77,6 @@ class LeanExchange:
         self._limit = surroundings.max_body_bytes
         self._wanted: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
-        self._answer: Answer | None = None
-        self.is_held = False
-        """Its answer waits for something."""
-        self.when_released: Callable[[LeanExchange], None] | None = None
         self.header_count = 0
         self.has_head = False
         self.is_complete = False
@@ -221,33 +214,33 @@ class LeanExchange:
             raise ConnectionResetError("the client is gone")
         self._transport.write(b"0\r\n\r\n")
 
-    def hold(self) -> Callable[[], None]:
-        """Have an answer in one piece wait until what is returned is called."""
-        self.is_held = True
-        return self._release
-
     def cut(self) -> None:
         """Close the connection after this exchange."""
         self.is_cut = True
 
     def answer(self, answer: Answer) -> None:
-        """Send an answer in one piece, or as soon as it need not wait any longer."""
-        if self.is_held:
-            self._answer = answer
-            return
+        """Send an answer in one piece."""
         if self._transport.is_closing():
             return
         length = f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}"
         self._transport.write(self._head(answer.status, answer.headers, length) + answer.body)
 
-    def _release(self) -> None:
-        self.is_held = False
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            self.answer(answer)
-        over, self.when_released = self.when_released, None
-        if over is not None:
-            over(self)
+    async def taken(self, stall: float) -> None:
+        """Wait until the client has taken most of what it was sent.
+
+        Raises ConnectionError: it is gone; TimeoutError: it has taken nothing for `stall` seconds.
+        """
+        while (resumed := self._resumed) is not None:
+            left = self._transport.get_write_buffer_size()
+            try:
+                # Not shielded: it must be noticed before the next request, which the client may send at once.
+                async with asyncio.timeout(stall):
+                    await resumed
+            except TimeoutError:
+                if self._transport.get_write_buffer_size() >= left:
+                    raise
+                if self._resumed is resumed:
+                    self._resumed = asyncio.get_running_loop().create_future()
 
     async def _rest(self, timeout: float) -> None:
         """Wait for the rest of the body, or until it is too large."""

@@ -314,11 +314,7 @@ class OpenAIHandlers:
             return
         call.is_concluded = True
         self._admission.leave(call.admitted, unused=not call.reached_a_provider)
-        # Before the client has the last byte the report is in the spool. What has been begun, or ends without
-        # an answer, has no answer to hold.
-        is_whole = not exchange.is_begun and status != CLIENT_GONE_STATUS
-        then = exchange.hold() if is_whole else None
-        self._reports.submit(call.request_id, call_report.written(call, status), then)
+        self._reports.submit(call.request_id, call_report.written(call, status))
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
