@@ -129,6 +129,8 @@ class UpstreamStream:
         answer.expect_within(allowed_s)
         answer.listen(news)
         try:
+            if answer.has_news:
+                news()  # of what came before there was a listener nobody would tell
             await done
         finally:
             answer.listen(None)

@@ -95,6 +95,11 @@ class UpstreamAnswer:
         return self.has_ended or self._error is not None
 
     @property
+    def has_news(self) -> bool:
+        """Whether there is something to take, or an end."""
+        return bool(self._pieces) or self.is_over
+
+    @property
     def at_eof(self) -> bool:
         """Whether the end has come, and all before it has been read."""
         return self.has_ended and not self._pieces and self._error is None
