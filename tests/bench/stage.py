@@ -38,11 +38,11 @@ class NotPrepared(Exception):
 
 
 def prompt(text: str, *, stream: bool = False) -> bytes:
-    """A request's body."""
+    """A request's body, without white space between its parts, as OpenAI's clients write it."""
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
     if stream:
         body = {"model": MODEL, "stream": True, "messages": body["messages"]}
-    return json.dumps(body).encode()
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 @dataclass

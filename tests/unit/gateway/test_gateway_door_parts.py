@@ -35,7 +35,8 @@ from synaxis_common.contracts.usage import (
 )
 from synaxis_gateway.admission.admission import Admitted
 from synaxis_gateway.admission.shape import rounded_up, shape_of
-from synaxis_gateway.dispatch import call_report, destination
+from synaxis_gateway.by_identity import ByIdentity
+from synaxis_gateway.dispatch import call_report
 from synaxis_gateway.dispatch.call import Call
 from synaxis_gateway.dispatch.classify import Follows, Verdict
 from synaxis_gateway.dispatch.destination import Destination, Destinations
@@ -82,7 +83,7 @@ def lines_are_wanted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="synaxis_gateway.http.journal")
 
 
-def note(journal: Journal, **notes: object) -> None:
+def note(journal: Journal, **notes: str | int | None) -> None:
     journal.note("POST", "/v1/chat/completions", 200, 0.0123456, "the-id", notes)
 
 
@@ -113,6 +114,24 @@ def test_a_line_is_json_and_says_what_was_noted(sockets: tuple[socket.socket, so
         "timestamp": "2026-11-27T12:00:00.123456Z",
         "service": "gateway",
     }
+
+
+def test_lines_that_are_alike_are_still_each_their_own(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    writing, reading = sockets
+    journal = Journal(HandClock(), writing.fileno())
+    note(journal, tenant="acme", attempts=1)
+    note(journal, tenant="acme", attempts=1)
+    note(journal, tenant="acme", attempts=2)
+    note(journal, key_id="acme", attempts=2)
+    journal.note("POST", "/v1/chat/completions", 502, 1.5, "another", {"tenant": "acme", "attempts": 2})
+    journal.flush()
+    lines = [json.loads(line) for line in reading.recv(65_536).splitlines()]
+    assert lines[0] == lines[1]
+    assert [line["attempts"] for line in lines] == [1, 1, 2, 2, 2]
+    assert [line.get("tenant") for line in lines] == ["acme", "acme", "acme", None, "acme"]
+    assert [(line["status"], line["request_id"]) for line in lines[3:]] == [(200, "the-id"), (502, "another")]
 
 
 def test_lines_go_out_in_pieces_that_a_pipe_takes_whole(
@@ -591,15 +610,20 @@ def test_a_candidate_is_prepared_once_and_as_long_as_it_is_the_same() -> None:
     assert prepared.of(twin) is not prepared.of(one)
 
 
-def test_no_more_candidates_are_kept_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "MAX_KNOWN", 2)
-    prepared = Destinations({})
-    first, *others = (candidate(f"p{number}") for number in range(4))
-    before = prepared.of(first)
-    for other in others:
-        prepared.of(other)
-    assert len(prepared._known) == 2
-    assert prepared.of(first) is not before
+def test_what_is_derived_is_made_once_for_each_object_and_of_no_more_than_are_allowed() -> None:
+    made: list[list[int]] = []
+
+    def length(value: list[int]) -> int:
+        made.append(value)
+        return len(value)
+
+    known = ByIdentity[list[int], int](length, most=2)
+    first, equal, other = [1], [1], [1, 2]
+    assert [known.of(first), known.of(first), known.of(equal)] == [1, 1, 1]
+    assert len(made) == 2
+    assert known.of(other) == 2
+    assert known.of(first) == 1
+    assert len(made) == 4, "the first was forgotten with all others"
 
 
 def test_a_destination_says_who_it_is_in_headers_that_can_be_sent() -> None:

@@ -6,7 +6,8 @@ of the price. A test reads what is written with the contract, field by field.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -14,42 +15,85 @@ from synaxis_common.contracts.leases import LeaseDraw
 from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome
 from synaxis_common.logging import scrub
 from synaxis_common.money import plain
+from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.call import Attempt, Call
-from synaxis_gateway.wire.usage import UsageReading
 
 MAX_REASON: Final = 300
 """Characters of why an attempt failed."""
+LATEST_DRAWS: Final = 4_096
+"""Requests of a lease all draw the same."""
 
-_encode: Final = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical").encode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Usage(msgspec.Struct, gc=False):
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    reasoning: int
+    input_audio: int
+    output_audio: int
+
+
+class _Attempt(msgspec.Struct, gc=False):
+    provider_id: str
+    provider_model_id: str
+    outcome: AttemptOutcome
+    http_status: int | None
+    latency_s: float
+    time_to_first_token_s: float | None
+    retry_after_s: float | None
+    usage: _Usage | None
+    usage_estimated: bool
+    prices: msgspec.Raw
+    error: str | None
+
+
+class _Report(msgspec.Struct, gc=False):
+    request_id: str
+    lease_id: str | None
+    draws: list[msgspec.Raw]
+    gateway_id: str
+    tenant_id: str
+    key_id: str
+    global_model_id: str
+    model_asked: str
+    operation: str
+    stream: bool
+    started_at: datetime
+    outcome: RequestOutcome
+    http_status: int
+    latency_s: float
+    time_to_first_token_s: float | None
+    attempts: list[_Attempt]
 
 
 def written(call: Call, http_status: int) -> bytes:
     """The report of `call`, which was answered with `http_status`."""
-    draws = call.admitted.draws
+    draws, attempts = call.admitted.draws, call.attempts
     ended = call.clock.monotonic()
     plan, measures = call.plan, call.ask.measures
     return _encode(
-        {
-            "request_id": call.request_id,
-            "lease_id": draws[0].lease_id if draws else None,
-            "draws": [_draw(draw) for draw in draws],
-            "gateway_id": call.gateway_id,
-            "tenant_id": plan.tenant_id,
-            "key_id": plan.key_id,
+        _Report(
+            call.request_id,
+            str(draws[0].lease_id) if draws else None,
+            [_DRAWS.of(draw) for draw in draws],
+            call.gateway_id,
+            plan.tenant_id,
+            plan.key_id,
             # With fallback models the last attempt may be at another model than the one asked for.
-            "global_model_id": call.attempts[-1].candidate.global_model_id
-            if call.attempts
-            else plan.global_model_id,
-            "model_asked": call.ask.model,
-            "operation": measures.operation,
-            "stream": measures.stream,
-            "started_at": call.started_at,
-            "outcome": outcome(call, http_status),
-            "http_status": http_status,
-            "latency_s": ended - call.started,
-            "time_to_first_token_s": call.first_token_s,
-            "attempts": [_attempt(attempt, ended) for attempt in call.attempts],
-        }
+            attempts[-1].candidate.global_model_id if attempts else plan.global_model_id,
+            call.ask.model,
+            measures.operation,
+            measures.stream,
+            call.started_at,
+            outcome(call, http_status),
+            http_status,
+            ended - call.started,
+            call.first_token_s,
+            [_attempt(attempt, ended) for attempt in attempts],
+        )
     )
 
 
@@ -71,40 +115,45 @@ def outcome(call: Call, http_status: int) -> RequestOutcome:
             return RequestOutcome.UPSTREAM_ERROR
 
 
-def _draw(draw: LeaseDraw) -> dict[str, Any]:
-    return {
-        "lease_id": draw.lease_id,
-        "permits": draw.permits,
-        "tokens": draw.tokens,
-        "usd": plain(draw.usd),
-    }
+def _draw(draw: LeaseDraw) -> msgspec.Raw:
+    return msgspec.Raw(
+        _encode(
+            {
+                "lease_id": draw.lease_id,
+                "permits": draw.permits,
+                "tokens": draw.tokens,
+                "usd": plain(draw.usd),
+            }
+        )
+    )
 
 
-def _attempt(attempt: Attempt, now: float) -> dict[str, Any]:
+_DRAWS: Final = ByIdentity(_draw, LATEST_DRAWS)
+
+
+def _attempt(attempt: Attempt, now: float) -> _Attempt:
     reading, started = attempt.reading, attempt.started
     destination = attempt.destination
-    return {
-        "provider_id": destination.provider_id,
-        "provider_model_id": attempt.candidate.provider_model_id,
-        "outcome": attempt.outcome or AttemptOutcome.ABANDONED,
-        "http_status": attempt.http_status,
-        "latency_s": (now if attempt.ended is None else attempt.ended) - started,
-        "time_to_first_token_s": None if attempt.first_token is None else attempt.first_token - started,
-        "retry_after_s": attempt.retry_after_s,
-        "usage": None if reading is None else _usage(reading),
-        "usage_estimated": reading is not None and reading.estimated,
-        "prices": destination.prices,
-        "error": None if attempt.reason is None else scrub(attempt.reason, MAX_REASON),
-    }
-
-
-def _usage(usage: UsageReading) -> dict[str, int]:
-    return {
-        "input": usage.input,
-        "output": usage.output,
-        "cache_read": usage.cache_read,
-        "cache_write": usage.cache_write,
-        "reasoning": usage.reasoning,
-        "input_audio": usage.input_audio,
-        "output_audio": usage.output_audio,
-    }
+    return _Attempt(
+        destination.provider_id,
+        destination.provider_model_id,
+        attempt.outcome or AttemptOutcome.ABANDONED,
+        attempt.http_status,
+        (now if attempt.ended is None else attempt.ended) - started,
+        None if attempt.first_token is None else attempt.first_token - started,
+        attempt.retry_after_s,
+        None
+        if reading is None
+        else _Usage(
+            reading.input,
+            reading.output,
+            reading.cache_read,
+            reading.cache_write,
+            reading.reasoning,
+            reading.input_audio,
+            reading.output_audio,
+        ),
+        reading is not None and reading.estimated,
+        destination.prices,
+        None if attempt.reason is None else scrub(attempt.reason, MAX_REASON),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import msgspec
 
 from synaxis_common import key_variables
 from synaxis_common.contracts.routing import Candidate
+from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.tariff import Tariff
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
@@ -33,6 +33,7 @@ class Destination:
         "key",
         "prices",
         "provider_id",
+        "provider_model_id",
         "tariff",
         "timeout_s",
     )
@@ -40,6 +41,7 @@ class Destination:
     def __init__(self, candidate: Candidate, environment: Mapping[str, str]) -> None:
         self.candidate = candidate
         self.provider_id = candidate.provider_id
+        self.provider_model_id = candidate.provider_model_id
         self.key = key_variables.find_key(candidate.api_key_envs, environment)
         self.has_no_key = self.key is None and bool(candidate.api_key_envs)
         """The variable that should hold its key is not set here."""
@@ -74,15 +76,10 @@ class Destinations:
     """The latest ones. Keys are read from `environment` and go nowhere but to their provider."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._environment = environment
-        self._known: OrderedDict[int, Destination] = OrderedDict()
+        self._known = ByIdentity[Candidate, Destination](
+            lambda candidate: Destination(candidate, environment), MAX_KNOWN
+        )
 
     def of(self, candidate: Candidate) -> Destination:
         """`candidate`, prepared."""
-        known = self._known.get(id(candidate))
-        if known is not None and known.candidate is candidate:
-            return known
-        made = self._known[id(candidate)] = Destination(candidate, self._environment)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-        return made
+        return self._known.of(candidate)

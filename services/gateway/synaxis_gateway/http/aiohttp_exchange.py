@@ -28,7 +28,7 @@ class AiohttpExchange:
         return self._request[KEY_HASH]
 
     @property
-    def notes(self) -> dict[str, object]:
+    def notes(self) -> dict[str, str | int | None]:
         return self._request[LOG_FIELDS]
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from synaxis_common.contracts.routing import RateLimitView, RefusalCode, RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
+from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.failover import Exhausted, Refused
 from synaxis_gateway.http.exchange import Answer
@@ -24,8 +25,6 @@ NO_PROVIDER_RETRY_AFTER_S = 5
 MAX_SHOWN_EXCLUSIONS = 50
 LATEST_VIEWS = 1_024
 """Views of rate limits whose headers are remembered; each serves the requests of a plan for two seconds."""
-
-_LATEST: dict[int, tuple[RateLimitView, dict[str, str]]] = {}
 
 
 @dataclass(eq=False)
@@ -191,7 +190,7 @@ def rate_limit_headers(view: RateLimitView, more_requests: int = 0, more_tokens:
 
     `more_requests`, `more_tokens`: what is left besides what `view` says.
     """
-    headers = {**_fixed(view)}
+    headers = {**_FIXED.of(view)}
     if view.remaining_requests is not None:
         headers["x-ratelimit-remaining-requests"] = str(max(view.remaining_requests + more_requests, 0))
     if view.remaining_tokens is not None:
@@ -200,10 +199,7 @@ def rate_limit_headers(view: RateLimitView, more_requests: int = 0, more_tokens:
 
 
 def _fixed(view: RateLimitView) -> dict[str, str]:
-    """Those of them that are the same for all requests of a plan, made once for the latest plans."""
-    known = _LATEST.get(id(view))
-    if known is not None and known[0] is view:
-        return known[1]
+    """Those of them that are the same for all requests of a plan."""
     headers: dict[str, str] = {}
     if view.limit_requests is not None:
         headers["x-ratelimit-limit-requests"] = str(view.limit_requests)
@@ -213,10 +209,10 @@ def _fixed(view: RateLimitView) -> dict[str, str]:
         headers["x-ratelimit-limit-tokens"] = str(view.limit_tokens)
     if view.reset_tokens_s is not None:
         headers["x-ratelimit-reset-tokens"] = _duration(view.reset_tokens_s)
-    if len(_LATEST) >= LATEST_VIEWS:
-        _LATEST.clear()
-    _LATEST[id(view)] = view, headers
     return headers
+
+
+_FIXED: Final = ByIdentity(_fixed, LATEST_VIEWS)
 
 
 def _duration(seconds: float) -> str:

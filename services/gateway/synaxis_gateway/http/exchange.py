@@ -33,7 +33,7 @@ class Exchange(Protocol):
         ...
 
     @property
-    def notes(self) -> dict[str, object]:
+    def notes(self) -> dict[str, str | int | None]:
         """What is added to the line of log: ids and counts, never content."""
         ...
 

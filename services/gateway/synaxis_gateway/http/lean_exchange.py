@@ -68,7 +68,7 @@ class LeanExchange:
         self._transport = transport
         self.request_id = ids.uuid7_text()
         self.key_hash = ""
-        self.notes: dict[str, object] = {}
+        self.notes: dict[str, str | int | None] = {}
         self._headers: dict[bytes, bytes] = {}
         self._keys: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self._length: int | None = None

@@ -23,7 +23,7 @@ log = get_logger(__name__)
 REQUEST_ID = web.RequestKey("request_id", UUID)
 """Ours, never the client's: the ledger's primary key must not be somebody else's choice."""
 KEY_HASH = web.RequestKey("key_hash", str)
-LOG_FIELDS = web.RequestKey("log_fields", dict[str, object])
+LOG_FIELDS = web.RequestKey("log_fields", dict[str, str | int | None])
 """What a handler adds to the line of log: ids and counts, never content."""
 
 CLIENT_GONE_STATUS = 499
@@ -39,7 +39,8 @@ def observe(clock: Clock, journal: Journal) -> Middleware:
     @web.middleware
     async def layer(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = request_id = ids.uuid7()
-        request[LOG_FIELDS] = {}
+        notes: dict[str, str | int | None] = {}
+        request[LOG_FIELDS] = notes
         logging.REQUEST_ID.set(str(request_id))
         started = clock.monotonic()
         status = CLIENT_GONE_STATUS
@@ -53,7 +54,7 @@ def observe(clock: Clock, journal: Journal) -> Middleware:
             resource = request.match_info.route.resource
             endpoint = "unmatched" if resource is None else resource.canonical
             took = clock.monotonic() - started
-            journal.note(request.method, endpoint, status, took, str(request_id), request[LOG_FIELDS])
+            journal.note(request.method, endpoint, status, took, str(request_id), notes)
 
     return layer
 

@@ -41,6 +41,7 @@ OURS = frozenset({"models", "provider"})
 _NO_PARAMETERS = (
     frozenset({"model", "messages", "prompt", "input", "stream", "stream_options", "user", "metadata"}) | OURS
 )
+_PLAIN = frozenset({"model", "messages", "prompt", "input"})
 _SUBJECT: dict[Endpoint, str] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 _NO_INPUT = _NO_PARAMETERS | {
     "audio",
@@ -145,46 +146,73 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
         raise BadRequest("Say which model: the field 'model' is missing.", "model")
     if not isinstance(model, str) or not model.strip() or len(model) > MAX_NAME or "\x00" in model:
         raise BadRequest(f"'model' must be a string of 1 to {MAX_NAME} characters.", "model")
-    stream = _optional(fields, "stream", bool, "a boolean") or False
-    options = _optional(fields, "stream_options", dict, "an object") or {}
     subject = _SUBJECT[endpoint]
     if fields.get(subject) is None:
         raise BadRequest(f"The field '{subject}' is missing.", subject)
+    wishes = _wishes(document) if fields.keys() - _PLAIN else _NO_WISHES
     seen = _look(fields[subject], subject)
-    tools = _optional(fields, "tools", list, "a list")
-    functions = _optional(fields, "functions", list, "a list")
-    response_format = _optional(fields, "response_format", dict, "an object") or {}
-    text_bytes = seen.text_bytes
-    for name, value in fields.items():
-        if name not in _NO_INPUT and isinstance(value, _OF_TEXT):
-            text_bytes += len(document.raw(name))
     measures = Measures(
-        operation=endpoint,
-        tools=bool(tools or functions),
-        vision=seen.images > 0,
-        audio=seen.audio > 0,
-        pdf=seen.files > 0,
-        structured_output=response_format.get("type") == "json_schema",
-        stream=stream,
-        input_tokens=-(-text_bytes // BYTES_PER_TOKEN)
+        endpoint,
+        wishes.tools,
+        seen.images > 0,
+        seen.audio > 0,
+        seen.files > 0,
+        wishes.structured_output,
+        wishes.stream,
+        -(-(seen.text_bytes + wishes.text_bytes) // BYTES_PER_TOKEN)
         + seen.messages * TOKENS_PER_MESSAGE
         + seen.images * TOKENS_PER_IMAGE
         + (seen.audio + seen.files + seen.videos) * TOKENS_PER_FILE,
-        max_output_tokens=_longest_answer(fields),
-        n=max(_count(fields, "n", MAX_CHOICES) or 1, _count(fields, "best_of", MAX_CHOICES) or 1),
-        prompts=seen.prompts,
-        images=seen.images,
-        audio_parts=seen.audio,
-        files=seen.files + seen.videos,
-        parameters=_parameters(fields),
+        wishes.max_output_tokens,
+        wishes.n,
+        seen.prompts,
+        seen.images,
+        seen.audio,
+        seen.files + seen.videos,
+        wishes.parameters,
     )
-    return OpenAIRequest(
-        endpoint=endpoint,
-        model=model.strip(),
-        measures=measures,
-        preferences=_preferences(document),
-        usage_asked=options.get("include_usage") is True,
-        body=document,
+    return OpenAIRequest(endpoint, model.strip(), measures, wishes.preferences, wishes.usage_asked, document)
+
+
+class _Wishes(NamedTuple):
+    """What a request says besides model and input."""
+
+    stream: bool = False
+    usage_asked: bool = False
+    tools: bool = False
+    structured_output: bool = False
+    max_output_tokens: int | None = None
+    n: int = 1
+    text_bytes: int = 0
+    """Of fields that a model reads."""
+    parameters: frozenset[str] = frozenset()
+    preferences: Preferences | None = None
+
+
+_NO_WISHES = _Wishes()
+
+
+def _wishes(document: JsonObject) -> _Wishes:
+    fields = document.values
+    stream = _optional(fields, "stream", bool, "a boolean") or False
+    options = _optional(fields, "stream_options", dict, "an object") or {}
+    tools = _optional(fields, "tools", list, "a list")
+    functions = _optional(fields, "functions", list, "a list")
+    response_format = _optional(fields, "response_format", dict, "an object") or {}
+    text_bytes = 0
+    for name, value in fields.items():
+        if name not in _NO_INPUT and isinstance(value, _OF_TEXT):
+            text_bytes += len(document.raw(name))
+    return _Wishes(
+        stream,
+        options.get("include_usage") is True,
+        bool(tools or functions),
+        response_format.get("type") == "json_schema",
+        _longest_answer(fields),
+        max(_count(fields, "n", MAX_CHOICES) or 1, _count(fields, "best_of", MAX_CHOICES) or 1),
+        text_bytes,
+        _parameters(fields),
+        _preferences(document),
     )
 
 
