@@ -24,6 +24,7 @@ import uvloop
 from tests.bench.answers import Reader
 from tests.bench.figures import percentiles
 from tests.bench.pace import Pace
+from tests.bench.pinning import be_prompt
 
 LAST_ANSWERS_WITHIN_S = 10.0
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
@@ -228,6 +229,7 @@ def main() -> None:
     said = parser.parse_args()
     request = post(said.url, said.key, said.body.read_bytes())
     never_collect()
+    be_prompt()
     run = uvloop.run(
         load(said.url, request, said.connections, said.seconds, said.rate, counts_events=said.events)
     )

@@ -22,6 +22,7 @@ from tests.bench.answers import Reader
 from tests.bench.figures import percentiles
 from tests.bench.load import LAST_ANSWERS_WITHIN_S, connected, never_collect, post
 from tests.bench.pace import Pace
+from tests.bench.pinning import be_prompt
 from tests.bench.upstream import STAMP, STAMP_DIGITS
 
 SETTLE_S = 0.5
@@ -142,6 +143,7 @@ def main() -> None:
     said = parser.parse_args()
     request = post(said.url, said.key, said.body.read_bytes())
     never_collect()
+    be_prompt()
     found = uvloop.run(load(said.url, request, said.streams, said.ramp, said.seconds))
     json.dump(found, sys.stdout)
     print()

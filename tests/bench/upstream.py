@@ -16,6 +16,7 @@ from typing import cast
 
 import httptools
 import uvloop
+from tests.bench.pinning import be_prompt
 from tests.bench.wheel import Wheel
 
 MODEL = "bench-model"
@@ -163,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     said = parser.parse_args()
+    be_prompt()
     uvloop.run(serve(said.port))
 
 
