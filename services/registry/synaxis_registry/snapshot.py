@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from sys import intern
+from typing import TypeVar
 
+from asyncpg import Record
 from prometheus_client import Gauge
 
+from synaxis_common import slices
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.leases import PlansStale
 from synaxis_common.logging import get_logger
+from synaxis_common.slices import Steps
 from synaxis_registry.core import health
 from synaxis_registry.core.catalog import (
     ApiKey,
     Catalog,
+    Changes,
+    Endpoint,
     EndpointHealth,
     EndpointKey,
     Gone,
@@ -24,13 +31,15 @@ from synaxis_registry.core.catalog import (
 )
 from synaxis_registry.core.effective import effective_endpoint, effective_model, effective_provider
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
-from synaxis_registry.core.stale import stale
+from synaxis_registry.core.stale import comparing
 from synaxis_registry.store import catalog as stored
 from synaxis_registry.store import queries
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
-from synaxis_registry.store.records import HEALTH, PROVIDER, PROVIDER_MODEL
+from synaxis_registry.store.records import GLOBAL_MODEL, HEALTH, PROVIDER, PROVIDER_MODEL
 
 log = get_logger(__name__)
+A = TypeVar("A")
+T = TypeVar("T")
 SQL = queries.load("snapshot")
 
 POLL_S = 1.0
@@ -44,18 +53,32 @@ ENDPOINTS = Gauge("synaxis_snapshot_endpoints", "Provider models in the routing 
 
 
 @dataclass(frozen=True, slots=True)
+class _Rows:
+    """What was written since a horizon, as Postgres gave it: there may be very much of it."""
+
+    horizon: str
+    providers: tuple[ProviderRecord, ...]
+    models: Sequence[str]
+    rows: Sequence[str]
+    keys: Sequence[Record]
+    limits: Sequence[Record]
+    key_limits: Sequence[Record]
+    health: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
 class _Delta:
     """What was written since a horizon."""
 
     horizon: str
-    providers: tuple[ProviderRecord, ...]
-    rows: tuple[ProviderModelRecord, ...]
-    models: tuple[GlobalModelRecord, ...]
-    keys: tuple[ApiKey, ...]
+    providers: Sequence[ProviderRecord]
+    rows: Sequence[ProviderModelRecord]
+    models: Sequence[GlobalModelRecord]
+    keys: Sequence[ApiKey]
     revoked: frozenset[str]
-    limits: tuple[Limit, ...]
+    limits: Sequence[Limit]
     lifted: frozenset[tuple[str, str]]
-    key_limits: tuple[KeyLimit, ...]
+    key_limits: Sequence[KeyLimit]
     lifted_keys: frozenset[str]
     tenant_of: dict[str, str]
     """By key id, of the keys that have a limit among all this."""
@@ -119,54 +142,52 @@ class Snapshot:
             if self._begun >= wanted:
                 return
             self._begun += 1
-            await self._apply(await self._database.run(self._read))
+            await self._apply(await self._delta(await self._database.run(self._read)))
             self._read_at = self._clock.monotonic()
             AGE.set(0)
             ENDPOINTS.set(len(self.catalog.endpoints))
 
-    async def _read(self, connection: Connection) -> _Delta:
+    async def _read(self, connection: Connection) -> _Rows:
         since = self._horizon
-        horizon, models = await stored.read_models_since(connection, since)
+        horizon = await stored.current_horizon(connection)
+        models = [row[0] for row in await connection.fetch(stored.SQL["models_since"], since)]
         providers = tuple(PROVIDER.read(row[0]) for row in await connection.fetch(SQL["providers"], since))
         moved = [record.provider_id for record in providers if self._is_seen_differently(record)]
-        found = await connection.fetch(SQL["provider_models"], since, moved)
-        texts = [row[0] for row in found]
-        rows = await asyncio.to_thread(lambda: tuple(PROVIDER_MODEL.read(text) for text in texts))
-        keys = await connection.fetch(SQL["keys"], since)
-        limits = await connection.fetch(SQL["limits"], since)
-        key_limits = await connection.fetch(SQL["key_limits"], since)
-        measured = await connection.fetch(SQL["health"], since)
-        return _Delta(
+        return _Rows(
             horizon=horizon,
             providers=providers,
-            rows=rows,
-            models=tuple(models),
-            keys=tuple(
-                ApiKey(row["key_id"], row["key_hash"], row["tenant_id"], row["hedge"])
-                for row in keys
-                if row["revoked_at"] is None
-            ),
-            revoked=frozenset(row["key_hash"] for row in keys if row["revoked_at"] is not None),
-            limits=tuple(
-                Limit(**{name: row[name] for name in Limit.__slots__})
-                for row in limits
-                if row["deleted_at"] is None
-            ),
-            lifted=frozenset(
-                (row["tenant_id"], row["global_model_id"]) for row in limits if row["deleted_at"] is not None
-            ),
-            key_limits=tuple(
-                KeyLimit(**{name: row[name] for name in KeyLimit.__slots__})
-                for row in key_limits
-                if row["deleted_at"] is None
-            ),
-            lifted_keys=frozenset(row["key_id"] for row in key_limits if row["deleted_at"] is not None),
-            tenant_of={row["key_id"]: row["tenant_id"] for row in key_limits},
-            health={
-                (row["provider_id"], row["provider_model_id"]): health.view(HEALTH.read(row["state"]))
-                for row in measured
-            },
+            models=models,
+            rows=[row[0] for row in await connection.fetch(SQL["provider_models"], since, moved)],
+            keys=await connection.fetch(SQL["keys"], since),
+            limits=await connection.fetch(SQL["limits"], since),
+            key_limits=await connection.fetch(SQL["key_limits"], since),
+            health=await connection.fetch(SQL["health"], since),
         )
+
+    async def _delta(self, rows: _Rows) -> _Delta:
+        """What has been read, taken apart row by row, while others get their answers."""
+        keys = await self._each(_key, rows.keys)
+        limits = await self._each(_limit, rows.limits)
+        key_limits = await self._each(_key_limit, rows.key_limits)
+        return _Delta(
+            horizon=rows.horizon,
+            providers=rows.providers,
+            rows=await self._each(PROVIDER_MODEL.read, rows.rows),
+            models=await self._each(GLOBAL_MODEL.read, rows.models),
+            keys=[key for key, is_gone in keys if not is_gone],
+            revoked=frozenset(key.key_hash for key, is_gone in keys if is_gone),
+            limits=[limit for limit, is_gone in limits if not is_gone],
+            lifted=frozenset(
+                (limit.tenant_id, limit.global_model_id) for limit, is_gone in limits if is_gone
+            ),
+            key_limits=[limit for limit, is_gone in key_limits if not is_gone],
+            lifted_keys=frozenset(limit.key_id for limit, is_gone in key_limits if is_gone),
+            tenant_of={row["key_id"]: row["tenant_id"] for row in rows.key_limits},
+            health=dict(await self._each(_health, rows.health)),
+        )
+
+    async def _each(self, read: Callable[[A], T], rows: Sequence[A]) -> list[T]:
+        return await slices.each(read, rows, monotonic=self._clock.monotonic)
 
     def _is_seen_differently(self, record: ProviderRecord) -> bool:
         """Whether the provider's endpoints may look different, though their rows have not changed."""
@@ -180,46 +201,82 @@ class Snapshot:
     async def _apply(self, delta: _Delta) -> None:
         providers = {**self.providers, **{record.provider_id: record for record in delta.providers}}
         self._health.update(delta.health)
-        before = self.catalog
-        catalog = await asyncio.to_thread(self._with, delta, providers)  # indexing names takes a while
+        before, monotonic = self.catalog, self._clock.monotonic
+        catalog = await slices.run(self._with(delta, providers), monotonic=monotonic)
         is_first = self._horizon == stored.FIRST  # nobody has a plan that was made by this registry before
         self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
         if catalog is not before and not is_first:
-            hint = await asyncio.to_thread(stale, before, catalog, _changed_tenants(before, delta))
+            tenants = _changed_tenants(before, delta)
+            hint = await slices.run(comparing(before, catalog, tenants), monotonic=monotonic)
             if hint is not None:
                 await self._tell(hint)
 
-    def _with(self, delta: _Delta, providers: Mapping[str, ProviderRecord]) -> Catalog:
-        endpoints = {
-            row.key: effective_endpoint(row, provider, self._health.get(row.key))
-            for row in delta.rows
-            if (provider := providers.get(row.provider_id)) is not None
-        }
+    def _with(self, delta: _Delta, providers: Mapping[str, ProviderRecord]) -> Steps[Catalog]:
+        endpoints: dict[EndpointKey, Endpoint] = {}
+        for row in delta.rows:
+            provider = providers.get(row.provider_id)
+            if provider is not None:
+                endpoints[row.key] = effective_endpoint(row, provider, self._health.get(row.key))
+            yield
         for key, measured in delta.health.items():
             known = endpoints.get(key) or self.catalog.endpoints.get(key)
             if known is not None:
                 endpoints[key] = replace(known, health=measured)
-        if not any(
-            (
-                *(delta.providers, endpoints, delta.models, delta.keys, delta.revoked),
-                *(delta.limits, delta.lifted, delta.key_limits, delta.lifted_keys),
+            yield
+        return (
+            yield from self.catalog.changing(
+                Changes(
+                    providers=[effective_provider(record) for record in delta.providers],
+                    models=[effective_model(record) for record in delta.models if record.merged_into is None],
+                    endpoints=endpoints.values(),
+                    keys=delta.keys,
+                    limits=delta.limits,
+                    key_limits=delta.key_limits,
+                    gone=Gone(
+                        models=frozenset(one.id for one in delta.models if one.merged_into is not None),
+                        keys=delta.revoked,
+                        limits=delta.lifted,
+                        key_limits=delta.lifted_keys,
+                    ),
+                )
             )
-        ):
-            return self.catalog
-        return self.catalog.updated(
-            providers=[effective_provider(record) for record in delta.providers],
-            models=[effective_model(record) for record in delta.models if record.merged_into is None],
-            endpoints=endpoints.values(),
-            keys=delta.keys,
-            limits=delta.limits,
-            key_limits=delta.key_limits,
-            gone=Gone(
-                models=frozenset(record.id for record in delta.models if record.merged_into is not None),
-                keys=delta.revoked,
-                limits=delta.lifted,
-                key_limits=delta.lifted_keys,
-            ),
         )
+
+
+def _key(row: Record) -> tuple[ApiKey, bool]:
+    """A key, and whether it has been revoked."""
+    key = ApiKey(row["key_id"], row["key_hash"], intern(row["tenant_id"]), row["hedge"])
+    return key, row["revoked_at"] is not None
+
+
+def _limit(row: Record) -> tuple[Limit, bool]:
+    """A limit, and whether it has been lifted."""
+    limit = Limit(
+        intern(row["tenant_id"]),
+        intern(row["global_model_id"]),
+        row["allowed_rpm"],
+        row["allowed_tpm"],
+        row["monthly_budget_usd"],
+        row["allowed"],
+        row["allowed_concurrency"],
+    )
+    return limit, row["deleted_at"] is not None
+
+
+def _key_limit(row: Record) -> tuple[KeyLimit, bool]:
+    """A key's limit, and whether it has been lifted."""
+    limit = KeyLimit(
+        row["key_id"],
+        row["allowed_rpm"],
+        row["allowed_tpm"],
+        row["monthly_budget_usd"],
+        row["allowed_concurrency"],
+    )
+    return limit, row["deleted_at"] is not None
+
+
+def _health(row: Record) -> tuple[EndpointKey, EndpointHealth]:
+    return (row["provider_id"], row["provider_model_id"]), health.view(HEALTH.read(row["state"]))
 
 
 def _changed_tenants(before: Catalog, delta: _Delta) -> frozenset[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Protocol
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.registry.core_world import endpoint, prices
 
+from synaxis_common.contracts.leases import EndpointName, PlansStale
 from synaxis_common.slices import at_once
-from synaxis_registry.core import stale
 from synaxis_registry.core.catalog import (
     ApiKey,
     Catalog,
@@ -32,6 +33,7 @@ from synaxis_registry.core.lookup import lookup
 from synaxis_registry.core.names import NameIndex
 from synaxis_registry.core.records import GlobalModelRecord
 from synaxis_registry.core.shards import PostingsDraft, Shards, ShardsDraft
+from synaxis_registry.core.stale import stale
 
 NAMES = (
     "gpt-4",
@@ -97,7 +99,7 @@ keys = st.builds(
 
 @st.composite
 def changes(draw: Draw) -> Changes:
-    """Some rows of every kind, and some that are gone; what is gone is not changed at the same time."""
+    """Some rows of every kind, each once, and some that are gone."""
     gone = Gone(
         providers=draw(st.frozensets(st.sampled_from(PROVIDERS), max_size=1)),
         models=draw(st.frozensets(st.sampled_from(NAMES), max_size=2)),
@@ -107,12 +109,12 @@ def changes(draw: Draw) -> Changes:
         key_limits=draw(st.frozensets(st.sampled_from(TENANTS), max_size=1)),
     )
     return Changes(
-        providers=draw(st.lists(providers, max_size=2)),
-        models=draw(st.lists(models, max_size=3)),
-        endpoints=draw(st.lists(endpoints, max_size=3)),
-        keys=draw(st.lists(keys, max_size=2)),
-        limits=draw(st.lists(limits, max_size=2)),
-        key_limits=draw(st.lists(key_limits, max_size=2)),
+        providers=draw(st.lists(providers, max_size=2, unique_by=attrgetter("provider_id"))),
+        models=draw(st.lists(models, max_size=3, unique_by=attrgetter("id"))),
+        endpoints=draw(st.lists(endpoints, max_size=3, unique_by=attrgetter("key"))),
+        keys=draw(st.lists(keys, max_size=2, unique_by=attrgetter("key_hash"))),
+        limits=draw(st.lists(limits, max_size=2, unique_by=attrgetter("scope"))),
+        key_limits=draw(st.lists(key_limits, max_size=2, unique_by=attrgetter("key_id"))),
         gone=gone,
     )
 
@@ -171,7 +173,8 @@ def test_changes_of_different_rows_may_come_in_any_order(steps: list[Changes], r
     random.shuffle(rows)
     changed = Catalog()
     for name, one in rows:
-        changed = at_once(changed.changing(Changes(**{name: [one]})))
+        row: dict[str, Any] = {name: [one]}
+        changed = at_once(changed.changing(Changes(**row)))
     assert changed == together.built()
 
 
@@ -181,14 +184,24 @@ def test_what_gateways_hear_of_a_change_is_what_all_rows_say(steps: list[Changes
     before = Catalog()
     for some in steps:
         after = at_once(before.changing(some))
-        apart = Catalog.build(**{name: list(getattr(after, name).values()) for name in Gone.__slots__})
-        heard, wanted = stale.stale(before, after, ()), stale.stale(before, apart, ())
-        if before.models == after.models and heard is None:
-            assert wanted is None or not wanted.endpoints
-        elif heard is not None:
-            assert wanted is not None
-            assert heard.endpoints == wanted.endpoints
+        assert stale(before, after, ()) == said_by_all_rows(before, after)
         before = after
+
+
+def said_by_all_rows(before: Catalog, after: Catalog) -> PlansStale | None:
+    def taking(world: Catalog, key: tuple[str, str]) -> tuple[Endpoint, Provider] | None:
+        one, provider = world.endpoints.get(key), world.providers.get(key[0])
+        if one is None or provider is None or not (provider.is_on and one.enabled and one.is_available):
+            return None
+        return one, provider
+
+    gone, is_better = list[EndpointName](), before.models != after.models
+    for key in sorted({*before.endpoints, *after.endpoints}):
+        was, now = taking(before, key), taking(after, key)
+        if was is not None and now is None:
+            gone.append(EndpointName(provider_id=key[0], provider_model_id=key[1]))
+        is_better |= now is not None and was != now
+    return PlansStale(endpoints=tuple(gone), everything=is_better) if gone or is_better else None
 
 
 def test_merges_and_splits_bit_by_bit_are_what_would_be_built() -> None:

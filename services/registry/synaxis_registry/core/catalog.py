@@ -229,12 +229,12 @@ _V = TypeVar("_V")
 
 
 def _changing(
-    old: Shards[_K, _V], new: Iterable[tuple[_K, _V]], gone: Iterable[_K] = ()
+    old: Shards[_K, _V], new: Iterable[tuple[_K, _V]], gone: frozenset[_K]
 ) -> Steps[Shards[_K, _V]]:
     """`old` with `new` and without what is `gone`; what is the same already is left alone."""
     draft = ShardsDraft(old)
     for key, value in new:
-        if draft.get(key) != value:
+        if key not in gone and draft.get(key) != value:
             draft[key] = value
         yield
     for key in gone:

@@ -54,9 +54,9 @@ class Resolver:
         last = {model.id: model for model in models}.values()
         unlisted = [model.id for model in last if model.source_id is None]
         listed = [model for model in last if model.source_id is not None]
-        made = Resolver((), self._pins)
-        made._index = yield from self._index.changing(last, gone)
-        made._listed = yield from self._listed.changing(listed, (*gone, *unlisted))
+        made, index_before, listed_before = Resolver((), self._pins), self._index, self._listed
+        made._index = yield from index_before.changing(last, gone)
+        made._listed = yield from listed_before.changing(listed, (*gone, *unlisted))
         return made
 
     def resolve(self, offering: Offering) -> Resolution:
