@@ -58,7 +58,7 @@ NOTICES = ("synaxis_changed", TENANTS_NOTICE, OUTBOX_NOTICE)
 """What Postgres tells of commits, by the triggers of the first migration."""
 
 SWITCH_S = 0.001
-"""How long a thread that decides on a whole provider keeps the loop from going on; CPython's 5 ms are felt."""
+"""How long a thread that decides on a whole provider keeps the loop waiting; CPython's 5 ms are felt."""
 
 ROUTE_WORKERS = 64
 ADMIN_WORKERS = 8

@@ -48,6 +48,9 @@ STALE_S = 10.0
 REST = 4
 """Resting this many times as long as a reading took keeps a busy catalog's from taking all of a core."""
 
+TENANTS_A_HINT = 1_000
+"""So many are named in one message: NATS carries 1 MiB."""
+
 AGE = Gauge("synaxis_snapshot_age_seconds", "Seconds since the routing snapshot was last read")
 ENDPOINTS = Gauge("synaxis_snapshot_endpoints", "Provider models in the routing snapshot")
 
@@ -206,10 +209,14 @@ class Snapshot:
         is_first = self._horizon == stored.FIRST  # nobody has a plan that was made by this registry before
         self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
         if catalog is not before and not is_first:
-            tenants = _changed_tenants(before, delta)
-            hint = await slices.run(comparing(before, catalog, tenants), monotonic=monotonic)
+            tenants = sorted(await slices.run(_changed_tenants(before, delta), monotonic=monotonic))
+            first = tenants[:TENANTS_A_HINT]
+            hint = await slices.run(comparing(before, catalog, first), monotonic=monotonic)
             if hint is not None:
                 await self._tell(hint)
+            for begin in range(TENANTS_A_HINT, len(tenants), TENANTS_A_HINT):
+                await asyncio.sleep(0)
+                await self._tell(PlansStale(tenants=tuple(tenants[begin : begin + TENANTS_A_HINT])))
 
     def _with(self, delta: _Delta, providers: Mapping[str, ProviderRecord]) -> Steps[Catalog]:
         endpoints: dict[EndpointKey, Endpoint] = {}
@@ -279,25 +286,20 @@ def _health(row: Record) -> tuple[EndpointKey, EndpointHealth]:
     return (row["provider_id"], row["provider_model_id"]), health.view(HEALTH.read(row["state"]))
 
 
-def _changed_tenants(before: Catalog, delta: _Delta) -> frozenset[str]:
+def _changed_tenants(before: Catalog, delta: _Delta) -> Steps[set[str]]:
     """Tenants with a key or a limit that is not as it was. A delta tells of some rows twice."""
-    return frozenset(
-        (
-            *(before.keys[one].tenant_id for one in delta.revoked if one in before.keys),
-            *(
-                one.tenant_id
-                for one in delta.limits
-                if before.limits.get((one.tenant_id, one.global_model_id)) != one
-            ),
-            *(tenant_id for tenant_id, model_id in delta.lifted if (tenant_id, model_id) in before.limits),
-            *(
-                delta.tenant_of[one.key_id]
-                for one in delta.key_limits
-                if before.key_limits.get(one.key_id) != one
-            ),
-            *(delta.tenant_of[key_id] for key_id in delta.lifted_keys if key_id in before.key_limits),
-        )
-    )
+    changed = {before.keys[one].tenant_id for one in delta.revoked if one in before.keys}
+    changed |= {tenant_id for tenant_id, model_id in delta.lifted if (tenant_id, model_id) in before.limits}
+    changed |= {delta.tenant_of[key_id] for key_id in delta.lifted_keys if key_id in before.key_limits}
+    for limit in delta.limits:
+        if before.limits.get((limit.tenant_id, limit.global_model_id)) != limit:
+            changed.add(limit.tenant_id)
+        yield
+    for key_limit in delta.key_limits:
+        if before.key_limits.get(key_limit.key_id) != key_limit:
+            changed.add(delta.tenant_of[key_limit.key_id])
+        yield
+    return changed
 
 
 async def _either(event: asyncio.Event, timeout_s: float) -> None:

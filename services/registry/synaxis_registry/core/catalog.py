@@ -318,7 +318,7 @@ class Catalog:
                 yield
             names = yield from names.changing(before, after)
             spellings = yield from spellings.changing(
-                [KnownModel(one, vendor=models[one].vendor, aliases=models[one].aliases) for one in after],
+                (KnownModel(one, vendor=models[one].vendor, aliases=models[one].aliases) for one in after),
                 before.keys() - after.keys(),
             )
         endpoints = yield from _changing(
@@ -326,7 +326,10 @@ class Catalog:
         )
         by_model, by_provider_id = self.endpoints_by_model, self.endpoints_by_provider_id
         if endpoints is not self.endpoints:
-            differing = list(endpoints.differing(self.endpoints))
+            differing: list[EndpointKey] = []
+            for key in endpoints.differing(self.endpoints):
+                differing.append(key)
+                yield
             by_model = yield from self._by_model(endpoints, differing)
             by_provider_id = yield from self._by_provider_id(endpoints, differing)
         return Catalog(
