@@ -12,7 +12,7 @@ from typing import TypeVar
 from asyncpg import Record
 from prometheus_client import Gauge
 
-from synaxis_common import slices
+from synaxis_common import cycles, slices
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.leases import PlansStale
 from synaxis_common.logging import get_logger
@@ -48,6 +48,9 @@ STALE_S = 10.0
 REST = 4
 """Resting this many times as long as a reading took keeps a busy catalog's from taking all of a core."""
 
+MANY_ROWS = 1_000
+"""A change of more is not looked through for garbage meanwhile."""
+
 TENANTS_A_HINT = 1_000
 """So many are named in one message: NATS carries 1 MiB."""
 
@@ -67,6 +70,10 @@ class _Rows:
     limits: Sequence[Record]
     key_limits: Sequence[Record]
     health: Sequence[Record]
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, (self.models, self.rows, self.keys, self.limits, self.key_limits, self.health)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,9 @@ class Snapshot:
             if self._begun >= wanted:
                 return
             self._begun += 1
-            await self._apply(await self._delta(await self._database.run(self._read)))
+            rows = await self._database.run(self._read)
+            with cycles.kept() if rows.count > MANY_ROWS else contextlib.nullcontext():
+                await self._apply(await self._delta(rows))
             self._read_at = self._clock.monotonic()
             AGE.set(0)
             ENDPOINTS.set(len(self.catalog.endpoints))
