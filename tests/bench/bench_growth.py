@@ -201,7 +201,9 @@ async def _keys(alone: Alone, rounds: int) -> dict[str, float]:
             f"of_{count}_postgres_us": round(used.postgres / len(asked) * 1e6),
         }
         before = count
-    first, last = (found[f"of_{count}_p50_us"] for count in (KEYS[0], KEYS[-1]))
+    first, last = (
+        found[f"of_{count}_registry_us"] + found[f"of_{count}_postgres_us"] for count in (KEYS[0], KEYS[-1])
+    )
     return found | {f"of_{KEYS[-1]}_to_of_{KEYS[0]}": round(last / first, 2)}
 
 

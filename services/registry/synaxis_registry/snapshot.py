@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from sys import intern
-from typing import TypeVar
 
 from asyncpg import Record
 from prometheus_client import Gauge
@@ -38,8 +37,6 @@ from synaxis_registry.store.database import Connection, Database, DatabaseUnavai
 from synaxis_registry.store.records import GLOBAL_MODEL, HEALTH, PROVIDER, PROVIDER_MODEL
 
 log = get_logger(__name__)
-A = TypeVar("A")
-T = TypeVar("T")
 SQL = queries.load("snapshot")
 
 POLL_S = 1.0
@@ -48,6 +45,8 @@ STALE_S = 10.0
 REST = 4
 """Resting this many times as long as a reading took keeps a busy catalog's from taking all of a core."""
 
+ROWS_AT_ONCE = 1_000
+"""So many of a result are decoded in a millisecond or two."""
 MANY_ROWS = 1_000
 """A change of more is not looked through for garbage meanwhile."""
 
@@ -82,17 +81,17 @@ class _Delta:
 
     horizon: str
     providers: Sequence[ProviderRecord]
-    rows: Sequence[ProviderModelRecord]
-    models: Sequence[GlobalModelRecord]
-    keys: Sequence[ApiKey]
-    revoked: frozenset[str]
-    limits: Sequence[Limit]
-    lifted: frozenset[tuple[str, str]]
-    key_limits: Sequence[KeyLimit]
-    lifted_keys: frozenset[str]
-    tenant_of: dict[str, str]
+    rows: list[ProviderModelRecord] = field(default_factory=list)
+    models: list[GlobalModelRecord] = field(default_factory=list)
+    keys: list[ApiKey] = field(default_factory=list)
+    revoked: set[str] = field(default_factory=set)
+    limits: list[Limit] = field(default_factory=list)
+    lifted: set[tuple[str, str]] = field(default_factory=set)
+    key_limits: list[KeyLimit] = field(default_factory=list)
+    lifted_keys: set[str] = field(default_factory=set)
+    tenant_of: dict[str, str] = field(default_factory=dict)
     """By key id, of the keys that have a limit among all this."""
-    health: dict[EndpointKey, EndpointHealth]
+    health: dict[EndpointKey, EndpointHealth] = field(default_factory=dict)
 
 
 Tell = Callable[[PlansStale], Awaitable[None]]
@@ -154,7 +153,7 @@ class Snapshot:
             self._begun += 1
             rows = await self._database.run(self._read)
             with cycles.kept() if rows.count > MANY_ROWS else contextlib.nullcontext():
-                await self._apply(await self._delta(rows))
+                await self._apply(await slices.run(_taking_apart(rows), monotonic=self._clock.monotonic))
             self._read_at = self._clock.monotonic()
             AGE.set(0)
             ENDPOINTS.set(len(self.catalog.endpoints))
@@ -162,44 +161,19 @@ class Snapshot:
     async def _read(self, connection: Connection) -> _Rows:
         since = self._horizon
         horizon = await stored.current_horizon(connection)
-        models = [row[0] for row in await connection.fetch(stored.SQL["models_since"], since)]
+        models = [row[0] for row in await _fetched(connection, stored.SQL["models_since"], since)]
         providers = tuple(PROVIDER.read(row[0]) for row in await connection.fetch(SQL["providers"], since))
         moved = [record.provider_id for record in providers if self._is_seen_differently(record)]
         return _Rows(
             horizon=horizon,
             providers=providers,
             models=models,
-            rows=[row[0] for row in await connection.fetch(SQL["provider_models"], since, moved)],
-            keys=await connection.fetch(SQL["keys"], since),
-            limits=await connection.fetch(SQL["limits"], since),
-            key_limits=await connection.fetch(SQL["key_limits"], since),
-            health=await connection.fetch(SQL["health"], since),
+            rows=[row[0] for row in await _fetched(connection, SQL["provider_models"], since, moved)],
+            keys=await _fetched(connection, SQL["keys"], since),
+            limits=await _fetched(connection, SQL["limits"], since),
+            key_limits=await _fetched(connection, SQL["key_limits"], since),
+            health=await _fetched(connection, SQL["health"], since),
         )
-
-    async def _delta(self, rows: _Rows) -> _Delta:
-        """What has been read, taken apart row by row, while others get their answers."""
-        keys = await self._each(_key, rows.keys)
-        limits = await self._each(_limit, rows.limits)
-        key_limits = await self._each(_key_limit, rows.key_limits)
-        return _Delta(
-            horizon=rows.horizon,
-            providers=rows.providers,
-            rows=await self._each(PROVIDER_MODEL.read, rows.rows),
-            models=await self._each(GLOBAL_MODEL.read, rows.models),
-            keys=[key for key, is_gone in keys if not is_gone],
-            revoked=frozenset(key.key_hash for key, is_gone in keys if is_gone),
-            limits=[limit for limit, is_gone in limits if not is_gone],
-            lifted=frozenset(
-                (limit.tenant_id, limit.global_model_id) for limit, is_gone in limits if is_gone
-            ),
-            key_limits=[limit for limit, is_gone in key_limits if not is_gone],
-            lifted_keys=frozenset(limit.key_id for limit, is_gone in key_limits if is_gone),
-            tenant_of={row["key_id"]: row["tenant_id"] for row in rows.key_limits},
-            health=dict(await self._each(_health, rows.health)),
-        )
-
-    async def _each(self, read: Callable[[A], T], rows: Sequence[A]) -> list[T]:
-        return await slices.each(read, rows, monotonic=self._clock.monotonic)
 
     def _is_seen_differently(self, record: ProviderRecord) -> bool:
         """Whether the provider's endpoints may look different, though their rows have not changed."""
@@ -218,7 +192,7 @@ class Snapshot:
         is_first = self._horizon == stored.FIRST  # nobody has a plan that was made by this registry before
         self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
         if catalog is not before and not is_first:
-            tenants = sorted(await slices.run(_changed_tenants(before, delta), monotonic=monotonic))
+            tenants = list(await slices.run(_changed_tenants(before, delta), monotonic=monotonic))
             first = tenants[:TENANTS_A_HINT]
             hint = await slices.run(comparing(before, catalog, first), monotonic=monotonic)
             if hint is not None:
@@ -250,24 +224,66 @@ class Snapshot:
                     key_limits=delta.key_limits,
                     gone=Gone(
                         models=frozenset(one.id for one in delta.models if one.merged_into is not None),
-                        keys=delta.revoked,
-                        limits=delta.lifted,
-                        key_limits=delta.lifted_keys,
+                        keys=frozenset(delta.revoked),
+                        limits=frozenset(delta.lifted),
+                        key_limits=frozenset(delta.lifted_keys),
                     ),
                 )
             )
         )
 
 
-def _key(row: Record) -> tuple[ApiKey, bool]:
-    """A key, and whether it has been revoked."""
-    key = ApiKey(row["key_id"], row["key_hash"], intern(row["tenant_id"]), row["hedge"])
-    return key, row["revoked_at"] is not None
+async def _fetched(connection: Connection, statement: str, *arguments: object) -> list[Record]:
+    """All rows, some at a time: what has arrived of a result is decoded at once, however much it is."""
+    cursor = await connection.cursor(statement, *arguments)
+    rows = found = await cursor.fetch(ROWS_AT_ONCE)
+    while len(found) == ROWS_AT_ONCE:
+        found = await cursor.fetch(ROWS_AT_ONCE)
+        rows += found
+    return rows
 
 
-def _limit(row: Record) -> tuple[Limit, bool]:
-    """A limit, and whether it has been lifted."""
-    limit = Limit(
+def _taking_apart(rows: _Rows) -> Steps[_Delta]:
+    """What has been read, row by row."""
+    delta = _Delta(rows.horizon, rows.providers)
+    for text in rows.rows:
+        delta.rows.append(PROVIDER_MODEL.read(text))
+        yield
+    for text in rows.models:
+        delta.models.append(GLOBAL_MODEL.read(text))
+        yield
+    for row in rows.keys:
+        if row["revoked_at"] is None:
+            delta.keys.append(_key(row))
+        else:
+            delta.revoked.add(row["key_hash"])
+        yield
+    for row in rows.limits:
+        if row["deleted_at"] is None:
+            delta.limits.append(_limit(row))
+        else:
+            delta.lifted.add((row["tenant_id"], row["global_model_id"]))
+        yield
+    for row in rows.key_limits:
+        delta.tenant_of[row["key_id"]] = row["tenant_id"]
+        if row["deleted_at"] is None:
+            delta.key_limits.append(_key_limit(row))
+        else:
+            delta.lifted_keys.add(row["key_id"])
+        yield
+    for row in rows.health:
+        key = (row["provider_id"], row["provider_model_id"])
+        delta.health[key] = health.view(HEALTH.read(row["state"]))
+        yield
+    return delta
+
+
+def _key(row: Record) -> ApiKey:
+    return ApiKey(row["key_id"], row["key_hash"], intern(row["tenant_id"]), row["hedge"])
+
+
+def _limit(row: Record) -> Limit:
+    return Limit(
         intern(row["tenant_id"]),
         intern(row["global_model_id"]),
         row["allowed_rpm"],
@@ -276,23 +292,16 @@ def _limit(row: Record) -> tuple[Limit, bool]:
         row["allowed"],
         row["allowed_concurrency"],
     )
-    return limit, row["deleted_at"] is not None
 
 
-def _key_limit(row: Record) -> tuple[KeyLimit, bool]:
-    """A key's limit, and whether it has been lifted."""
-    limit = KeyLimit(
+def _key_limit(row: Record) -> KeyLimit:
+    return KeyLimit(
         row["key_id"],
         row["allowed_rpm"],
         row["allowed_tpm"],
         row["monthly_budget_usd"],
         row["allowed_concurrency"],
     )
-    return limit, row["deleted_at"] is not None
-
-
-def _health(row: Record) -> tuple[EndpointKey, EndpointHealth]:
-    return (row["provider_id"], row["provider_model_id"]), health.view(HEALTH.read(row["state"]))
 
 
 def _changed_tenants(before: Catalog, delta: _Delta) -> Steps[set[str]]:
