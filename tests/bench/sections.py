@@ -9,6 +9,7 @@ from typing import Any
 from tests.bench import (
     bench_events,
     bench_failover,
+    bench_growth,
     bench_ledger,
     bench_prompts,
     bench_routing,
@@ -30,6 +31,7 @@ def sections(length: Length) -> dict[str, Measure]:
         "streams": partial(bench_streams.measure, length),
         "prompts": partial(bench_prompts.measure, length),
         "routing": partial(bench_routing.measure, length.rounds),
+        "growth": partial(bench_growth.measure, length.rounds),
         "wire": bench_wire.measure,
         "failover": partial(bench_failover.measure, length.rounds),
         "sharing": partial(bench_sharing.measure, length.rounds),

@@ -10,12 +10,13 @@ from functools import partial
 import nats.errors
 from prometheus_client import Counter, Gauge
 
-from synaxis_common import subjects
+from synaxis_common import slices, subjects
 from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.leases import GATEWAY_TTL_S
 from synaxis_common.contracts.observation import PollRequested
 from synaxis_common.logging import get_logger
+from synaxis_common.slices import Steps
 from synaxis_registry.core.availability import discovery_target, forgive
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.feedback import WINDOW, feedback
@@ -203,20 +204,22 @@ class Chores:
         """Let models that live requests did not find a day ago be tried again."""
         while True:
             try:
-                for provider_id in sorted(self._snapshot.providers):
+                for provider_id in sorted(await slices.run(self._with_models_not_found())):
                     await self._forgive(provider_id)
             except DatabaseUnavailable as error:
                 log.warning("not_forgiven", error=str(error))
             await asyncio.sleep(FORGIVE_EVERY_S)
 
-    async def _forgive(self, provider_id: str) -> None:
-        if not any(
-            endpoint.unavailable_reason == "not_found_live"
-            for (owner, _), endpoint in self._snapshot.catalog.endpoints.items()
-            if owner == provider_id
-        ):
-            return
+    def _with_models_not_found(self) -> Steps[set[str]]:
+        """The providers that live requests did not find a model at."""
+        found: set[str] = set()
+        for (provider_id, _), endpoint in self._snapshot.catalog.endpoints.items():
+            if endpoint.unavailable_reason == "not_found_live":
+                found.add(provider_id)
+            yield
+        return found
 
+    async def _forgive(self, provider_id: str) -> None:
         def rule(record: ProviderRecord | None, rows: catalog.Rows) -> ProviderUpdate:
             return NO_RESULT if record is None else forgive(record, rows, self._clock.now())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from synaxis_common import slices
 from synaxis_common.contracts.catalog import ModelFacts
 from synaxis_registry.core import identity
 from synaxis_registry.core.effective import effective_facts
@@ -52,14 +53,18 @@ class Resolving:
         self._made: dict[str, GlobalModelRecord] = {}
         """Made here and not yet seen in the database: the transaction that made it may have failed."""
         self._horizon = catalog.FIRST
+        self._made_meanwhile: list[identity.KnownModel] = []
+        """Made since the last time that something was absorbed."""
+        self._absorbing = asyncio.Lock()
         self._lock = threading.Lock()
+        """Held for an instant only: rules of the core resolve in threads."""
 
     @asynccontextmanager
     async def session(self, connection: Connection) -> AsyncIterator[Resolve]:
         """A rule for the core; what it has to create is stored at the end, in the caller's transaction."""
         horizon, changed = await catalog.read_models_since(connection, self._horizon)
         if changed:
-            await asyncio.to_thread(self._absorb, changed)
+            await self._absorb(changed)
         self._horizon = horizon
         needed: dict[str, GlobalModelRecord] = {}
 
@@ -83,30 +88,31 @@ class Resolving:
             with self._lock:
                 return self._resolver.resolve(offering)
 
-    def _absorb(self, changed: Iterable[GlobalModelRecord]) -> None:
-        """Learn of models that are new; one that has changed makes the resolver be built anew."""
-        with self._lock:
-            is_outdated = False
-            for record in changed:
-                known = self._records.get(record.id)
-                self._made.pop(record.id, None)
-                if known == record:
-                    continue
-                self._records[record.id] = record
-                if known is None and record.merged_into is None:
-                    self._resolver.learn(known_model(record))
-                elif known is not None:
-                    is_outdated = True
-            if is_outdated:
-                self._resolver = identity.Resolver(
-                    [known_model(one) for one in self._records.values() if one.merged_into is None]
-                )
+    async def _absorb(self, changed: Sequence[GlobalModelRecord]) -> None:
+        """Learn of models that are new, different or gone; until all are learnt nobody is told of any."""
+        async with self._absorbing:
+            with self._lock:
+                fresh = {record.id: record for record in changed if self._records.get(record.id) != record}
+                self._made_meanwhile.clear()
+                before = self._resolver
+                for record in changed:
+                    self._made.pop(record.id, None)
+            gone = [record.id for record in fresh.values() if record.merged_into is not None]
+            known = [known_model(record) for record in fresh.values() if record.merged_into is None]
+            after = await slices.run(before.changing(known, gone))
+            with self._lock:
+                for model in self._made_meanwhile:
+                    if model.id not in fresh:
+                        after.learn(model)
+                self._resolver = after
+                self._records.update(fresh)
 
     def _resolve(self, provider_id: str, provider_model_id: str, facts: ModelFacts) -> Resolved:
         offering = identity.Offering(provider_id, provider_model_id, evidence(facts))
         found = self._resolver.resolve(offering)
         if found.is_new and found.suggested is not None:
             self._resolver.learn(found.suggested)
+            self._made_meanwhile.append(found.suggested)
             record = GlobalModelRecord(
                 id=found.suggested.id,
                 name=facts.name or found.suggested.id,

@@ -91,5 +91,5 @@ def test_what_did_not_change_is_shared_with_the_catalog_before() -> None:
     changed = WORLD.updated(endpoints=[one])
     assert changed.names is WORLD.names
     assert changed.models is WORLD.models
-    assert changed.models_by_provider_id is WORLD.models_by_provider_id
+    assert changed.endpoints_by_provider_id is WORLD.endpoints_by_provider_id
     assert changed == WORLD

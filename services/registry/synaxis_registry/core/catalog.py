@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -10,8 +10,10 @@ from typing import Literal, TypeVar
 
 from synaxis_common.contracts.catalog import Capabilities, ModelFacts, Prices
 from synaxis_common.contracts.performance import Performance
+from synaxis_common.slices import Steps, at_once
 from synaxis_registry.core.identity import AliasIndex, KnownModel
 from synaxis_registry.core.names import NameIndex
+from synaxis_registry.core.shards import Postings, PostingsDraft, Shards, ShardsDraft
 
 ProviderKey = str
 EndpointKey = tuple[str, str]
@@ -208,63 +210,67 @@ class Gone:
 
 NOTHING_GONE = Gone()
 
-_K = TypeVar("_K")
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Rows that are new or different, and keys of rows that are `gone`."""
+
+    providers: Iterable[Provider] = ()
+    models: Iterable[GlobalModel] = ()
+    endpoints: Iterable[Endpoint] = ()
+    keys: Iterable[ApiKey] = ()
+    limits: Iterable[Limit] = ()
+    key_limits: Iterable[KeyLimit] = ()
+    gone: Gone = NOTHING_GONE
+
+
+_K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
-def _merge(old: Mapping[_K, _V], new: Mapping[_K, _V], gone: frozenset[_K]) -> Mapping[_K, _V]:
-    if not new and not gone:
-        return old
-    merged = {**old, **new}
+def _changing(
+    old: Shards[_K, _V], new: Iterable[tuple[_K, _V]], gone: frozenset[_K]
+) -> Steps[Shards[_K, _V]]:
+    """`old` with `new` and without what is `gone`; what is the same already is left alone."""
+    draft = ShardsDraft(old)
+    for key, value in new:
+        if key not in gone and draft.get(key) != value:
+            draft[key] = value
+        yield
     for key in gone:
-        merged.pop(key, None)
-    return merged
+        draft.discard(key)
+        yield
+    return draft.frozen()
 
 
-def _by_model(endpoints: Iterable[Endpoint]) -> dict[str, tuple[Endpoint, ...]]:
-    found: dict[str, list[Endpoint]] = {}
-    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.key):
-        found.setdefault(endpoint.global_model_id, []).append(endpoint)
-    return {model_id: tuple(group) for model_id, group in found.items()}
-
-
-def _by_provider_id(endpoints: Iterable[Endpoint]) -> dict[str, frozenset[str]]:
-    found: dict[str, set[str]] = {}
-    for endpoint in endpoints:
-        found.setdefault(endpoint.provider_model_id.casefold(), set()).add(endpoint.global_model_id)
-    return {name: frozenset(ids) for name, ids in found.items()}
-
-
-def _spellings(models: Mapping[str, GlobalModel]) -> AliasIndex:
-    return AliasIndex(
-        KnownModel(model.id, vendor=model.vendor, aliases=model.aliases) for model in models.values()
-    )
-
-
-def _names(models: Mapping[str, GlobalModel]) -> NameIndex:
-    return NameIndex.build({model.id: model.aliases for model in models.values()})
+def _called(endpoint: Endpoint) -> str:
+    return endpoint.provider_model_id.casefold()
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything at one moment, indexed for look-up. Build it with `build`, renew it with `updated`."""
+    """Everything at one moment, indexed for look-up. Build it with `build`, renew it with `updated`.
 
-    providers: Mapping[str, Provider]
-    models: Mapping[str, GlobalModel]
-    endpoints: Mapping[EndpointKey, Endpoint]
-    endpoints_by_model: Mapping[str, tuple[Endpoint, ...]]
+    Another one is made in time that goes by what has changed, not by how much there is, and shares the rest;
+    `changing` does it in steps between which others may read this one.
+    """
+
+    providers: Shards[str, Provider] = Shards()
+    models: Shards[str, GlobalModel] = Shards()
+    endpoints: Shards[EndpointKey, Endpoint] = Shards()
+    endpoints_by_model: Shards[str, tuple[Endpoint, ...]] = Shards()
     """The endpoints of a model in the order of their keys."""
-    keys: Mapping[str, ApiKey]
+    keys: Shards[str, ApiKey] = Shards()
     """By key hash."""
-    limits: Mapping[tuple[str, str], Limit]
+    limits: Shards[tuple[str, str], Limit] = Shards()
     """By (tenant id, global model id or `*`)."""
-    key_limits: Mapping[str, KeyLimit]
+    key_limits: Shards[str, KeyLimit] = Shards()
     """By key id."""
-    names: NameIndex
+    names: NameIndex = NameIndex()
     """Finds a global model by what somebody typed."""
-    models_by_provider_id: Mapping[str, frozenset[str]]
-    """By a provider's own id of a model, in lower case: the global models that it stands for."""
-    spellings: AliasIndex = field(compare=False)
+    endpoints_by_provider_id: Postings[str, EndpointKey] = Shards()
+    """By a provider's own id of a model, in lower case."""
+    spellings: AliasIndex = AliasIndex()
     """Finds a global model by a name that carries a vendor, a date, a quantization or the like."""
 
     @classmethod
@@ -279,20 +285,7 @@ class Catalog:
         key_limits: Iterable[KeyLimit] = (),
     ) -> Catalog:
         """Index the rows."""
-        by_id = {model.id: model for model in models}
-        by_key = {endpoint.key: endpoint for endpoint in endpoints}
-        return cls(
-            providers={provider.provider_id: provider for provider in providers},
-            models=by_id,
-            endpoints=by_key,
-            endpoints_by_model=_by_model(by_key.values()),
-            keys={key.key_hash: key for key in keys},
-            limits={(limit.tenant_id, limit.global_model_id): limit for limit in limits},
-            key_limits={limit.key_id: limit for limit in key_limits},
-            names=_names(by_id),
-            spellings=_spellings(by_id),
-            models_by_provider_id=_by_provider_id(by_key.values()),
-        )
+        return at_once(cls().changing(Changes(providers, models, endpoints, keys, limits, key_limits)))
 
     def updated(
         self,
@@ -306,41 +299,109 @@ class Catalog:
         gone: Gone = NOTHING_GONE,
     ) -> Catalog:
         """This catalog with some rows new, changed or `gone`; what did not change is shared with this one."""
-        changed = {endpoint.key: endpoint for endpoint in endpoints}
-        touched = {endpoint.global_model_id for endpoint in changed.values()}
-        touched |= {
-            old.global_model_id for key in (*changed, *gone.endpoints) if (old := self.endpoints.get(key))
-        }
-        renamed = bool(gone.endpoints) or any(
-            (old := self.endpoints.get(key)) is None or old.global_model_id != new.global_model_id
-            for key, new in changed.items()
+        changes = Changes(providers, models, endpoints, keys, limits, key_limits, gone)
+        return at_once(self.changing(changes))
+
+    def changing(self, changes: Changes) -> Steps[Catalog]:
+        """`updated` in steps, none of which takes long: of one row, or of what one name finds."""
+        gone = changes.gone
+        models = yield from _changing(self.models, ((one.id, one) for one in changes.models), gone.models)
+        names, spellings = self.names, self.spellings
+        if models is not self.models:
+            before: dict[str, frozenset[str]] = {}
+            after: dict[str, frozenset[str]] = {}
+            for model_id in models.differing(self.models):
+                if (old := self.models.get(model_id)) is not None:
+                    before[model_id] = old.aliases
+                if (new := models.get(model_id)) is not None:
+                    after[model_id] = new.aliases
+                yield
+            names = yield from names.changing(before, after)
+            spellings = yield from spellings.changing(
+                (KnownModel(one, vendor=models[one].vendor, aliases=models[one].aliases) for one in after),
+                before.keys() - after.keys(),
+            )
+        endpoints = yield from _changing(
+            self.endpoints, ((one.key, one) for one in changes.endpoints), gone.endpoints
         )
-        all_endpoints = _merge(self.endpoints, changed, gone.endpoints)
-        by_model = self.endpoints_by_model
-        if touched:
-            kept = {model_id: found for model_id, found in by_model.items() if model_id not in touched}
-            by_model = kept | _by_model(e for e in all_endpoints.values() if e.global_model_id in touched)
-        all_models = _merge(self.models, {model.id: model for model in models}, gone.models)
+        by_model, by_provider_id = self.endpoints_by_model, self.endpoints_by_provider_id
+        if endpoints is not self.endpoints:
+            differing: list[EndpointKey] = []
+            for key in endpoints.differing(self.endpoints):
+                differing.append(key)
+                yield
+            by_model = yield from self._by_model(endpoints, differing)
+            by_provider_id = yield from self._by_provider_id(endpoints, differing)
         return Catalog(
-            providers=_merge(self.providers, {p.provider_id: p for p in providers}, gone.providers),
-            models=all_models,
-            endpoints=all_endpoints,
+            providers=(
+                yield from _changing(
+                    self.providers, ((one.provider_id, one) for one in changes.providers), gone.providers
+                )
+            ),
+            models=models,
+            endpoints=endpoints,
             endpoints_by_model=by_model,
-            keys=_merge(self.keys, {key.key_hash: key for key in keys}, gone.keys),
-            limits=_merge(
-                self.limits,
-                {(limit.tenant_id, limit.global_model_id): limit for limit in limits},
-                gone.limits,
+            keys=(yield from _changing(self.keys, ((one.key_hash, one) for one in changes.keys), gone.keys)),
+            limits=(
+                yield from _changing(
+                    self.limits,
+                    (((one.tenant_id, one.global_model_id), one) for one in changes.limits),
+                    gone.limits,
+                )
             ),
-            key_limits=_merge(
-                self.key_limits, {limit.key_id: limit for limit in key_limits}, gone.key_limits
+            key_limits=(
+                yield from _changing(
+                    self.key_limits, ((one.key_id, one) for one in changes.key_limits), gone.key_limits
+                )
             ),
-            names=self.names if all_models is self.models else _names(all_models),
-            spellings=self.spellings if all_models is self.models else _spellings(all_models),
-            models_by_provider_id=(
-                _by_provider_id(all_endpoints.values()) if renamed else self.models_by_provider_id
-            ),
+            names=names,
+            endpoints_by_provider_id=by_provider_id,
+            spellings=spellings,
         )
+
+    def _by_model(
+        self, endpoints: Shards[EndpointKey, Endpoint], differing: Iterable[EndpointKey]
+    ) -> Steps[Shards[str, tuple[Endpoint, ...]]]:
+        groups: dict[str, dict[EndpointKey, Endpoint]] = {}
+
+        def group(model_id: str) -> dict[EndpointKey, Endpoint]:
+            if model_id not in groups:
+                groups[model_id] = {one.key: one for one in self.endpoints_of(model_id)}
+            return groups[model_id]
+
+        for key in differing:
+            old, new = self.endpoints.get(key), endpoints.get(key)
+            if old is not None:
+                group(old.global_model_id).pop(key, None)
+            if new is not None:
+                group(new.global_model_id)[key] = new
+            yield
+        draft = ShardsDraft(self.endpoints_by_model)
+        for model_id, found in groups.items():
+            if found:
+                draft[model_id] = tuple(found[key] for key in sorted(found))
+            else:
+                draft.discard(model_id)
+            yield
+        return draft.frozen()
+
+    def _by_provider_id(
+        self, endpoints: Shards[EndpointKey, Endpoint], differing: Iterable[EndpointKey]
+    ) -> Steps[Postings[str, EndpointKey]]:
+        draft = PostingsDraft(self.endpoints_by_provider_id)
+        for key in differing:
+            old, new = self.endpoints.get(key), endpoints.get(key)
+            if old is None and new is not None:
+                draft.add(_called(new), key)
+            elif old is not None and new is None:
+                draft.discard(_called(old), key)
+            yield
+        return (yield from draft.freezing())
+
+    def models_called(self, provider_model_id: str) -> frozenset[str]:
+        """The global models that some provider calls so, in any case."""
+        keys = self.endpoints_by_provider_id.get(provider_model_id.casefold(), frozenset[EndpointKey]())
+        return frozenset(self.endpoints[key].global_model_id for key in keys)
 
     def endpoints_of(self, model_id: str) -> tuple[Endpoint, ...]:
         """Where the model runs, in the order of the endpoints' keys; empty for an unknown one."""

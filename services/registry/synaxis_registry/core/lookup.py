@@ -53,10 +53,10 @@ def lookup(catalog: Catalog, asked: str) -> Lookup:
         return _only(catalog, names.by_alias[asked])
     if (pinned := _pin(catalog, asked)) is not None:
         return pinned
-    for ids in (names.folded(asked), catalog.models_by_provider_id.get(asked.casefold(), frozenset())):
-        if known := ids & names.ids:
+    for ids in (names.folded(asked), catalog.models_called(asked)):
+        if known := frozenset(model_id for model_id in ids if model_id in catalog.models):
             return _only(catalog, known)
-    match catalog.spellings.find(asked):
+    match catalog.spellings.recognise(asked):
         case identity.Found(model_id, how):
             return Found(catalog.models[model_id], how=how)
         case identity.Ambiguous(candidates):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 from synaxis_common.contracts.leases import EndpointName, PlansStale
+from synaxis_common.slices import Steps, at_once
 from synaxis_registry.core.catalog import Catalog, Endpoint, EndpointKey
 
 NAMED_AT_MOST: Final = 200
@@ -18,17 +20,28 @@ def stale(old: Catalog, new: Catalog, tenants: Collection[str]) -> PlansStale | 
 
     `tenants`: those with a key or a limit that has changed, who had better ask again for everything.
     """
-    gone: list[EndpointKey] = []
+    return at_once(comparing(old, new, tenants))
+
+
+def comparing(old: Catalog, new: Catalog, tenants: Collection[str]) -> Steps[PlansStale | None]:
+    """`stale` in steps, each of one endpoint."""
+    gone: set[EndpointKey] = set()
     is_better = old.models is not new.models
-    if old.endpoints is not new.endpoints or old.providers is not new.providers:
-        moved = {one for one, seen in new.providers.items() if old.providers.get(one, seen) != seen}
-        for key in old.endpoints.keys() | new.endpoints.keys():
+    changed = set(new.providers.differing(old.providers))
+    moved = changed & old.providers.keys()
+    theirs = chain(new.endpoints, old.endpoints) if changed else ()
+    for key in chain(
+        new.endpoints.differing(old.endpoints),
+        (key if key[0] in changed else None for key in theirs),
+    ):
+        if key is not None:
             before, after = old.endpoints.get(key), new.endpoints.get(key)
             was, is_now = _takes_requests(old, before), _takes_requests(new, after)
             if was and not is_now:
-                gone.append(key)
+                gone.add(key)
             elif is_now and (not was or key[0] in moved or _is_different(before, after)):
                 is_better = True
+        yield
     too_many = len(gone) > NAMED_AT_MOST
     if not (gone or is_better or tenants):
         return None

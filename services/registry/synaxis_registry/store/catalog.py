@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
+from asyncpg import Record
+
+from synaxis_common import slices
 from synaxis_common.ids import uuid7
 from synaxis_registry.core.changes import Event, ProviderUpdate
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
@@ -23,14 +26,20 @@ Change = Callable[[ProviderRecord | None, Rows], ProviderUpdate]
 """A rule of the core, with all but the stored rows given."""
 
 
+def _provider_model(row: Record) -> ProviderModelRecord:
+    return PROVIDER_MODEL.read(row[0])
+
+
+def _global_model(row: Record) -> GlobalModelRecord:
+    return GLOBAL_MODEL.read(row[0])
+
+
 async def read_provider(connection: Connection, provider_id: str) -> tuple[ProviderRecord | None, Rows]:
     """A provider with all its models."""
     found = await connection.fetchval(SQL["provider"], provider_id)
     if found is None:
         return None, {}
-    rows = [
-        PROVIDER_MODEL.read(row[0]) for row in await connection.fetch(SQL["provider_models"], provider_id)
-    ]
+    rows = await slices.each(_provider_model, await connection.fetch(SQL["provider_models"], provider_id))
     return PROVIDER.read(found), {row.provider_model_id: row for row in rows}
 
 
@@ -80,7 +89,7 @@ async def save_provider_models(
         SQL["save_provider_models"],
         [row.provider_id for row in ordered],
         [row.provider_model_id for row in ordered],
-        [PROVIDER_MODEL.write(row) for row in ordered],
+        await slices.each(PROVIDER_MODEL.write, ordered),
     )
     repriced = [
         row
@@ -92,13 +101,15 @@ async def save_provider_models(
             SQL["save_prices"],
             [row.provider_id for row in repriced],
             [row.provider_model_id for row in repriced],
-            [row.prices.model_dump_json(exclude_none=True) for row in repriced],
+            await slices.each(lambda row: row.prices.model_dump_json(exclude_none=True), repriced),
         )
 
 
 async def add_events(connection: Connection, events: Iterable[Event]) -> None:
     """Put events into the outbox, in order."""
-    rows = [(uuid7(), event.type.value, event.data.model_dump_json()) for event in events]
+    rows = await slices.each(
+        lambda event: (uuid7(), event.type.value, event.data.model_dump_json()), list(events)
+    )
     if rows:
         await connection.executemany(SQL["add_event"], rows)
 
@@ -111,15 +122,20 @@ async def read_providers(connection: Connection) -> dict[str, ProviderRecord]:
 
 async def read_models(connection: Connection) -> dict[str, GlobalModelRecord]:
     """All global models by id."""
-    found = [GLOBAL_MODEL.read(row[0]) for row in await connection.fetch(SQL["models"])]
+    found = await slices.each(_global_model, await connection.fetch(SQL["models"]))
     return {record.id: record for record in found}
+
+
+async def current_horizon(connection: Connection) -> str:
+    """The horizon to ask with next time: what is not committed yet comes after it."""
+    found: str = await connection.fetchval(SQL["horizon"])
+    return found
 
 
 async def read_models_since(connection: Connection, horizon: str) -> tuple[str, list[GlobalModelRecord]]:
     """The global models written since `horizon`, and the horizon to ask with next time."""
-    new_horizon: str = await connection.fetchval(SQL["horizon"])
-    rows = await connection.fetch(SQL["models_since"], horizon)
-    return new_horizon, [GLOBAL_MODEL.read(row[0]) for row in rows]
+    new_horizon = await current_horizon(connection)
+    return new_horizon, await slices.each(_global_model, await connection.fetch(SQL["models_since"], horizon))
 
 
 async def save_models(connection: Connection, records: Iterable[GlobalModelRecord]) -> None:
@@ -127,7 +143,9 @@ async def save_models(connection: Connection, records: Iterable[GlobalModelRecor
     ordered = sorted(records, key=lambda record: record.id)
     if ordered:
         await connection.execute(
-            SQL["save_models"], [one.id for one in ordered], [GLOBAL_MODEL.write(one) for one in ordered]
+            SQL["save_models"],
+            [one.id for one in ordered],
+            await slices.each(GLOBAL_MODEL.write, ordered),
         )
 
 
@@ -136,7 +154,9 @@ async def add_models(connection: Connection, records: Iterable[GlobalModelRecord
     ordered = sorted(records, key=lambda record: record.id)
     if ordered:
         await connection.execute(
-            SQL["add_models"], [one.id for one in ordered], [GLOBAL_MODEL.write(one) for one in ordered]
+            SQL["add_models"],
+            [one.id for one in ordered],
+            await slices.each(GLOBAL_MODEL.write, ordered),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from synaxis_common.slices import Steps
 from synaxis_registry.core.identity.index import Entry, ModelIndex, fold
 from synaxis_registry.core.identity.reading import read
 from synaxis_registry.core.identity.values import KnownModel
@@ -38,10 +39,31 @@ class Missing:
 class AliasIndex:
     """Every id that somebody may type: with vendor or not, dotted or dashed, in any case, dated or not."""
 
-    def __init__(self, models: Iterable[KnownModel]) -> None:
+    __slots__ = ("_index",)
+
+    def __init__(self, models: Iterable[KnownModel] | ModelIndex = ()) -> None:
         self._index = models if isinstance(models, ModelIndex) else ModelIndex(models)
 
+    def changing(self, models: Iterable[KnownModel], gone: Iterable[str] = ()) -> Steps[AliasIndex]:
+        """See `ModelIndex.changing`."""
+        return AliasIndex((yield from self._index.changing(models, gone)))
+
+    def __eq__(self, other: object) -> bool:
+        return self._index == other._index if isinstance(other, AliasIndex) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._index)
+
     def find(self, typed: str) -> Found | Ambiguous | Missing:
+        """The model that `typed` names, or what is nearest to it, which takes as long as there are models."""
+        found = self.recognise(typed)
+        if found is not None:
+            return found
+        near = get_close_matches(fold(read(typed).slug), list(self._index.models), MOST_NEAREST, 0.6)
+        return Missing(tuple(near))
+
+    def recognise(self, typed: str) -> Found | Ambiguous | None:
+        """The model that `typed` names, or those that it may name."""
         exact = self._index.by_id(typed)
         if exact:
             return _only([(model.id, "an id or alias of it") for model in exact])
@@ -56,22 +78,18 @@ class AliasIndex:
         latest = [one for one in entries if one.reading.is_latest]
         if reading.date is not None:
             same = [one for one in dated if one.reading.date == reading.date]
-            return self._answer(
-                typed, same or undated or latest, "the date is left aside" if not same else ""
-            )
+            return _answer(same or undated or latest, "the date is left aside" if not same else "")
         plain = (latest or undated) if reading.is_latest else (undated or latest)
         if plain or not dated:
-            return self._answer(typed, plain, "")
+            return _answer(plain, "")
         newest = max(one.reading.date or "" for one in dated)
-        return self._answer(
-            typed, [one for one in dated if one.reading.date == newest], f"its newest, {newest}"
-        )
+        return _answer([one for one in dated if one.reading.date == newest], f"its newest, {newest}")
 
-    def _answer(self, typed: str, entries: list[Entry], how: str) -> Found | Ambiguous | Missing:
-        if entries:
-            return _only([(one.model.id, how or "another spelling of its id") for one in entries])
-        near = get_close_matches(fold(read(typed).slug), list(self._index.models), MOST_NEAREST, 0.6)
-        return Missing(tuple(near))
+
+def _answer(entries: list[Entry], how: str) -> Found | Ambiguous | None:
+    if not entries:
+        return None
+    return _only([(one.model.id, how or "another spelling of its id") for one in entries])
 
 
 def find(models: Iterable[KnownModel] | AliasIndex, typed: str) -> Found | Ambiguous | Missing:

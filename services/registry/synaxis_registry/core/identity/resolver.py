@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from synaxis_common.slices import Steps, at_once
 from synaxis_registry.core.identity.case import Case, Match
 from synaxis_registry.core.identity.evidence import compare
 from synaxis_registry.core.identity.index import ModelIndex, fold
@@ -45,9 +46,18 @@ class Resolver:
 
     def learn(self, model: KnownModel) -> None:
         """Know a model that was created or loaded, or know it anew."""
-        self._index.add(model)
-        if model.source_id is not None:
-            self._listed.add(model)
+        changed = at_once(self.changing([model]))
+        self._index, self._listed = changed._index, changed._listed
+
+    def changing(self, models: Sequence[KnownModel], gone: Collection[str] = ()) -> Steps[Resolver]:
+        """A resolver that knows `models` too, or anew, and none of those that are `gone`; this one stays."""
+        last = {model.id: model for model in models}.values()
+        unlisted = [model.id for model in last if model.source_id is None]
+        listed = [model for model in last if model.source_id is not None]
+        made, index_before, listed_before = Resolver((), self._pins), self._index, self._listed
+        made._index = yield from index_before.changing(last, gone)
+        made._listed = yield from listed_before.changing(listed, (*gone, *unlisted))
+        return made
 
     def resolve(self, offering: Offering) -> Resolution:
         reading = read(offering.provider_model_id)
