@@ -6,7 +6,7 @@ PACKAGES := libs/common libs/cli services/gateway services/registry services/syn
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-long bench-compare bench-identity bench-usage chaos documents lock clean
+.PHONY: help install run test check format bench bench-long bench-compare bench-peers bench-identity bench-usage chaos documents lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-long: install ## The same with longer loads, three times, with medians
 
 bench-compare: install ## Compare two results of make bench (OLD=a.json NEW=b.json)
 	$(BIN)/python -m tests.bench.compare $(OLD) $(NEW)
+
+bench-peers: install ## The same load through Synaxis, LiteLLM, Portkey and TensorZero (PEERS='--only portkey')
+	$(BIN)/python -m tests.bench.peers $(PEERS)
 
 chaos: install ## Kill and stop services under load, and check limits, budgets and the ledger
 	$(BIN)/python -m tests.chaos $(CHAOS)

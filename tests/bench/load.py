@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,11 +200,12 @@ async def load(
     return run
 
 
-def post(url: str, key: str, body: bytes) -> bytes:
-    """The request as it goes over the wire."""
+def post(url: str, key: str, body: bytes, headers: Sequence[str] = ()) -> bytes:
+    """The request as it goes over the wire; headers are lines such as `name: value`."""
     parts = urlsplit(url)
+    more = "".join(f"{line}\r\n" for line in headers)
     return (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n{more}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 
@@ -226,8 +227,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=None, help="requests a second; unset: a closed loop")
     parser.add_argument("--body", type=Path, required=True)
     parser.add_argument("--events", action="store_true", help="count the events of streams")
+    parser.add_argument("--header", action="append", default=[], help="one more line of the request's head")
     said = parser.parse_args()
-    request = post(said.url, said.key, said.body.read_bytes())
+    request = post(said.url, said.key, said.body.read_bytes(), said.header)
     never_collect()
     be_prompt()
     run = uvloop.run(

@@ -62,7 +62,7 @@ class Stage:
         """Start everything, and warm it up."""
         cores = Cores.of_this_machine()
         with pinning.staying_off_the_gateways_core(cores):
-            async with _upstream() as (process, url), System.started(LOGS) as system:
+            async with running_upstream() as (process, url), System.started(LOGS) as system:
                 pids = system.info["pids"]
                 for gateway in pids["gateway"]:
                     pinning.pin(gateway, cores.gateway)
@@ -90,9 +90,7 @@ class Stage:
 
     async def load(self, url: str, body: bytes, *arguments: str) -> dict[str, Any]:
         """What a load generator tells. Raises RuntimeError when it fails, TimeoutError."""
-        async with self.generator("load", url, body, *arguments) as out, asyncio.timeout(LOAD_WITHIN_S):
-            found: dict[str, Any] = json.loads(await told(out))
-            return found
+        return await load(url, self.key, body, *arguments)
 
     @asynccontextmanager
     async def generator(
@@ -102,25 +100,8 @@ class Stage:
 
         Raises RuntimeError when it ends with an error.
         """
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(body)
-            file.flush()
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", f"tests.bench.{module}", url, "--key", self.key),
-                *("--body", file.name, *arguments),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            is_done = False
-            try:
-                yield process.stdout
-                is_done = True
-            finally:
-                if not is_done and process.returncode is None:
-                    process.kill()
-                status = await process.wait()
-        if status:
-            raise RuntimeError(f"the load generator ended with {status}")
+        async with generator(module, url, self.key, body, *arguments) as out:
+            yield out
 
     async def counters(self, name: str, label: str) -> dict[str, float]:
         """A counter of the gateway by its label."""
@@ -196,6 +177,42 @@ class Meter:
         }
 
 
+async def load(url: str, key: str, body: bytes, *arguments: str) -> dict[str, Any]:
+    """What a load generator tells. Raises RuntimeError when it fails, TimeoutError."""
+    async with generator("load", url, key, body, *arguments) as out, asyncio.timeout(LOAD_WITHIN_S):
+        found: dict[str, Any] = json.loads(await told(out))
+        return found
+
+
+@asynccontextmanager
+async def generator(
+    module: str, url: str, key: str, body: bytes, *arguments: str
+) -> AsyncIterator[asyncio.StreamReader]:
+    """A load generator in a process of its own; answers its standard output.
+
+    Raises RuntimeError when it ends with an error.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", f"tests.bench.{module}", url, "--key", key),
+            *("--body", file.name, *arguments),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        is_done = False
+        try:
+            yield process.stdout
+            is_done = True
+        finally:
+            if not is_done and process.returncode is None:
+                process.kill()
+            status = await process.wait()
+    if status:
+        raise RuntimeError(f"the load generator ended with {status}")
+
+
 async def told(out: asyncio.StreamReader) -> bytes:
     """A line of a load generator. Raises RuntimeError when it has ended."""
     line = await out.readline()
@@ -222,7 +239,8 @@ def _as_list(pids: int | list[int]) -> list[int]:
 
 
 @asynccontextmanager
-async def _upstream() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def running_upstream() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """The upstream, and the root under which it serves."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.bench.upstream", stdout=asyncio.subprocess.PIPE
     )
