@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -52,7 +53,7 @@ class _Attempt(msgspec.Struct, gc=False):
 
 class _Report(msgspec.Struct, gc=False):
     request_id: str
-    lease_id: str | None
+    lease_id: UUID | None
     draws: list[msgspec.Raw]
     gateway_id: str
     tenant_id: str
@@ -77,7 +78,7 @@ def written(call: Call, http_status: int) -> bytes:
     return _encode(
         _Report(
             call.request_id,
-            str(draws[0].lease_id) if draws else None,
+            draws[0].lease_id if draws else None,
             [_DRAWS.of(draw) for draw in draws],
             call.gateway_id,
             plan.tenant_id,
