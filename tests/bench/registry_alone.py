@@ -138,6 +138,15 @@ def _children(process: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+def process_cpu_s(process: int) -> float:
+    """Seconds of CPU that its threads have had, to the nanosecond where the kernel tells."""
+    stats = [
+        Path(f"/proc/{process}/task/{task.name}/schedstat")
+        for task in Path(f"/proc/{process}/task").iterdir()
+    ]
+    return sum(int(one.read_text().split()[0]) for one in stats) / 1e9
+
+
 def _seconds(process: int, *, with_ended: bool = False) -> float:
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     until = _OF_CHILDREN + 2 if with_ended else _OF_CHILDREN

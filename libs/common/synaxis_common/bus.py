@@ -21,7 +21,7 @@ from nats.js.api import (
 )
 from prometheus_client import Counter
 
-from synaxis_common import subjects
+from synaxis_common import answers, subjects
 from synaxis_common.contracts.base import Message
 from synaxis_common.logging import get_logger
 from synaxis_common.settings import ServiceSettings
@@ -107,6 +107,7 @@ class Bus:
 
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
+        self._plain: list[answers.Answers] = []
         self._closing = False
         self._is_started = False
         self.broker = NatsBroker(
@@ -155,11 +156,34 @@ class Bus:
         """
         self.broker.subscriber(subject, queue=subjects.QUEUE_REGISTRY, max_workers=workers)(handler)
 
+    def answer_bytes(
+        self,
+        subject: str,
+        handler: answers.Handler,
+        *,
+        failed: answers.Failed,
+        queue: str = subjects.QUEUE_REGISTRY,
+        workers: int = 1,
+    ) -> None:
+        """`answer` for a handler of bytes, on a plain subscription: ten times as fast, see `answers`.
+
+        `failed` hears of what was not answered because of an error. `workers`: how many may wait at a time.
+        """
+        self._plain.append(answers.Answers(subject, queue, handler, workers, failed))
+
+    async def start_answering(self) -> None:
+        """Begin to answer on all subjects."""
+        await self.broker.start()
+        for one in self._plain:
+            await one.start(self.client)
+
     async def stop_answering(self, timeout: float = 5.0) -> None:
         """Take no more questions, and answer those that were taken; at most `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.gather(*map(_finished, self.broker.subscribers))
+                await asyncio.gather(
+                    *map(_finished, self.broker.subscribers), *(one.stop() for one in self._plain)
+                )
         except (TimeoutError, nats.errors.Error) as error:
             log.warning("questions_left", error=type(error).__name__)
 

@@ -23,11 +23,11 @@ from synaxis_common.consumer import (
     TryLater,
 )
 from synaxis_common.contracts.admin import ADMIN_ROUTES, PROOF_HEADER, AdminReply
-from synaxis_common.contracts.leases import PlansStale
+from synaxis_common.contracts.leases import GatewayAlive, LeaseReturn, PlansStale, ProviderLeaseAsk
 from synaxis_common.contracts.usage import split_reports
 from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
-from synaxis_registry.answering import Answering
+from synaxis_registry.answering import Answering, by_bytes, failed
 from synaxis_registry.chores import Chores
 from synaxis_registry.delivering import Delivering
 from synaxis_registry.handlers.admin import AdminVerbs
@@ -61,6 +61,7 @@ SWITCH_S = 0.001
 """How long a thread that decides on a whole provider keeps the loop waiting; CPython's 5 ms are felt."""
 
 ROUTE_WORKERS = 64
+LEASE_WORKERS = 16
 ADMIN_WORKERS = 8
 
 
@@ -127,18 +128,21 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     tasks.start("forgive", chores.forgive)
 
     bus.broker.add_middleware(Answering)
-    bus.answer(subjects.ROUTE, routing.route, workers=ROUTE_WORKERS)
+    bus.answer_bytes(subjects.ROUTE, routing.route, failed=failed, workers=ROUTE_WORKERS)
+    for subject, answer in (
+        (subjects.LEASE_RETURN, by_bytes(LeaseReturn, leases.give_back)),
+        (subjects.LEASE_PROVIDER, by_bytes(ProviderLeaseAsk, leases.provider)),
+        (subjects.LEASE_ALIVE, by_bytes(GatewayAlive, leases.alive)),
+    ):
+        bus.answer_bytes(subject, answer, failed=failed, workers=LEASE_WORKERS)
     bus.answer(subjects.MODELS, routing.models, workers=ADMIN_WORKERS)
-    bus.answer(subjects.LEASE_RETURN, leases.give_back, workers=ADMIN_WORKERS)
-    bus.answer(subjects.LEASE_PROVIDER, leases.provider, workers=ADMIN_WORKERS)
-    bus.answer(subjects.LEASE_ALIVE, leases.alive, workers=ADMIN_WORKERS)
     bus.answer(subjects.DISCOVERY_TARGETS, discovery.targets)
     bus.answer(subjects.JOB_CLAIM, jobs.claim)
     bus.answer(subjects.JOB_HEARTBEAT, jobs.heartbeat)
     bus.answer(subjects.JOB_FINISH, jobs.finish)
     for route in ADMIN_ROUTES:
         bus.answer(subjects.admin(route.verb), _verb(admin, route.verb), workers=ADMIN_WORKERS)
-    await bus.broker.start()
+    await bus.start_answering()
     try:
         yield
     finally:

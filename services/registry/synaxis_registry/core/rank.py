@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from enum import IntEnum
 from math import inf
@@ -38,13 +38,15 @@ class Ranked(NamedTuple):
     knowledge: CostKnowledge
 
 
-def rank(eligible: Iterable[Eligible], needs: Needs, preferences: Preferences) -> tuple[Ranked, ...]:
+def rank(eligible: Collection[Eligible], needs: Needs, preferences: Preferences) -> tuple[Ranked, ...]:
     """The order in which to try `eligible`. It is total, and the same for any order they come in.
 
     Expected cost first. Who is within 1 % of the cheapest of a group shares its place, and the group is
     ordered by tier, p95 time to first token, error rate, cost and key. Flat rates come after known costs,
     unknown costs last. `sort` by latency or throughput goes before all that; `order` before everything.
     """
+    if not eligible:
+        return ()
     by_cost = _by_cost(eligible, needs)
     if preferences.sort == "latency":
         by_cost.sort(key=lambda ranked: _ttft(ranked.endpoint.health))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from time import perf_counter
+
 from prometheus_client import Counter, Histogram
 
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.leases import LeaseAsk
+from synaxis_common.contracts.leases import LeaseAsk, Permit
 from synaxis_common.contracts.routing import (
     ModelsPage,
     ModelsRequest,
+    RateLimitView,
     RefusalCode,
-    RoutePlan,
     RouteRefusal,
     RouteReply,
     RouteRequest,
@@ -19,6 +22,7 @@ from synaxis_common.logging import get_logger
 from synaxis_registry.core import plan, views
 from synaxis_registry.core.admission import permit, rate_limit_view, refusal
 from synaxis_registry.core.message_age import MessageAges
+from synaxis_registry.core.written_plans import WrittenPlans
 from synaxis_registry.snapshot import Snapshot
 from synaxis_registry.store import ledger
 from synaxis_registry.store.database import Database, DatabaseUnavailable
@@ -32,6 +36,7 @@ MAX_PAGE_BYTES = 900_000
 """NATS carries 1 MiB by default."""
 
 ROUTES = Counter("synaxis_routes_total", "Routing requests by their outcome", ["outcome"])
+PLANNED = ROUTES.labels("plan")
 LEASES = Counter("synaxis_leases_total", "Leases asked for, by what came of it", ["outcome"])
 PERMITS = Counter("synaxis_permits_granted_total", "Requests that gateways may admit by themselves")
 RESERVED = Counter("synaxis_reserved_usd_total", "Money reserved for leases, in USD")
@@ -58,16 +63,26 @@ class RoutingHandlers:
     def __init__(self, database: Database, snapshot: Snapshot, clock: Clock) -> None:
         self._database, self._snapshot, self._clock = database, snapshot, clock
         self._ages = MessageAges()
+        self._plans = WrittenPlans()
 
-    async def route(self, request: RouteRequest) -> RouteReply | None:
-        """The plan, or why there is none. None: the asker has gone, so nothing is booked for it."""
+    def route(self, data: bytes) -> bytes | Awaitable[bytes] | None:
+        """Answer a `RouteRequest`: at once, or when Postgres has been asked. Raises pydantic.ValidationError.
+
+        None: the asker has gone, so nothing is booked for it.
+        """
+        begun = perf_counter()
+        request = RouteRequest.model_validate_json(data)
         if self._age_s(request) > request.deadline_s:
             ROUTES.labels("too_late").inc()
             return None
-        with ROUTE_SECONDS.time():
-            answer = await self._decide(request)
-        ROUTES.labels(answer.code.value if isinstance(answer, RouteRefusal) else "plan").inc()
-        return RouteReply(answer=answer)
+        routed = plan.route(self._snapshot.catalog, request, self._clock.now())
+        if isinstance(routed, RouteRefusal):
+            if routed.code in _MAYBE_STALE:
+                return self._decide_anew(request, routed, begun)
+            return _refused(routed, begun)
+        if not routed.limits:
+            return self._planned(routed, begun)
+        return self._booked(routed, request, begun)
 
     def _age_s(self, request: RouteRequest) -> float:
         if not request.sent_at:
@@ -75,40 +90,54 @@ class RoutingHandlers:
         sender = NO_GATEWAY if request.lease is None else request.lease.gateway_id
         return self._ages.age_s(sender, request.sent_at, self._clock.now().timestamp())
 
-    async def _decide(self, request: RouteRequest) -> RoutePlan | RouteRefusal:
+    async def _decide_anew(self, request: RouteRequest, refused: RouteRefusal, begun: float) -> bytes:
+        try:
+            await self._snapshot.refresh()
+        except DatabaseUnavailable:
+            return _refused(refused, begun)
         routed = plan.route(self._snapshot.catalog, request, self._clock.now())
-        if isinstance(routed, RouteRefusal) and routed.code in _MAYBE_STALE:
-            try:
-                await self._snapshot.refresh()
-            except DatabaseUnavailable:
-                return routed
-            routed = plan.route(self._snapshot.catalog, request, self._clock.now())
         if isinstance(routed, RouteRefusal):
-            return routed
+            return _refused(routed, begun)
         if not routed.limits:
-            return plan.to_plan(routed)
+            return self._planned(routed, begun)
+        return await self._booked(routed, request, begun)
+
+    async def _booked(self, routed: plan.Routed, request: RouteRequest, begun: float) -> bytes:
         ask = request.lease or LeaseAsk(lease_id=request.request_id, gateway_id=NO_GATEWAY)
         try:
             granted = await self._database.call(lambda connection: ledger.grant(connection, routed, ask))
         except DatabaseUnavailable:
             LEASES.labels("unavailable").inc()
-            return RouteRefusal(
+            unavailable = RouteRefusal(
                 request_id=request.request_id,
                 code=RefusalCode.UNAVAILABLE,
                 message="The limits of this key cannot be checked at the moment.",
                 retry_after_s=RETRY_AFTER_S,
             )
+            return _refused(unavailable, begun)
         if granted is None:
-            return plan.to_plan(routed)
+            return self._planned(routed, begun)
         refused = refusal(routed, granted)
         if refused is not None:
             verdicts = {use.verdict for use in granted.uses if use.verdict is not None}
             LEASES.labels("+".join(sorted(verdicts))).inc()
-            return refused
+            return _refused(refused, begun)
         LEASES.labels("granted").inc()
         PERMITS.inc(granted.permits)
         RESERVED.inc(float(granted.usd))
-        return plan.to_plan(routed, permit(ask, routed.booking, granted), rate_limit_view(granted))
+        return self._planned(routed, begun, permit(ask, routed.booking, granted), rate_limit_view(granted))
+
+    def _planned(
+        self,
+        routed: plan.Routed,
+        begun: float,
+        granted: Permit | None = None,
+        limits: RateLimitView | None = None,
+    ) -> bytes:
+        answer = self._plans.reply(routed, granted, limits)
+        PLANNED.inc()
+        ROUTE_SECONDS.observe(perf_counter() - begun)
+        return answer
 
     async def models(self, request: ModelsRequest) -> ModelsPage:
         """A page of the models that the holder of a key may use."""
@@ -134,3 +163,9 @@ class RoutingHandlers:
             if limit == 1 or len(page.to_bytes()) <= MAX_PAGE_BYTES:
                 return page
             limit = max(limit // 2, 1)
+
+
+def _refused(answer: RouteRefusal, begun: float) -> bytes:
+    ROUTES.labels(answer.code.value).inc()
+    ROUTE_SECONDS.observe(perf_counter() - begun)
+    return RouteReply(answer=answer).to_bytes()
