@@ -20,7 +20,7 @@ from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.errors import ApiError
-from synaxis_gateway.http.exchange import Answer, Serve
+from synaxis_gateway.http.exchange import STALL_S, Answer, Serve
 from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.lean_exchange import LeanExchange
 from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
@@ -32,8 +32,6 @@ KEEPALIVE_S: Final = 75.0
 """Idle connections, and slow heads of requests. aiohttp's default of 3,630 s lets connections pile up."""
 LINGER_S: Final = 5.0
 """How long an unread body is read and thrown away, so that the client gets to see why it was refused."""
-STALL_S: Final = 60.0
-"""A client that takes nothing of its answer for so long is gone, whatever its connection says."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 128
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 JSON_TYPE: Final = "application/json"
+STALL_S: Final = 60.0
+"""A client that takes nothing of its answer for so long is gone, whatever its connection says."""
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from synaxis_gateway.dispatch.reports import Reports
 from synaxis_gateway.dispatch.stream import StreamCut, error_event
 from synaxis_gateway.http import errors
 from synaxis_gateway.http.aiohttp_exchange import AiohttpExchange
-from synaxis_gateway.http.exchange import Answer, Exchange, Serve
+from synaxis_gateway.http.exchange import STALL_S, Answer, Exchange, Serve
 from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
 from synaxis_gateway.http.routes import Policy, Route
 from synaxis_gateway.http.shedding import Load
@@ -30,8 +30,6 @@ from synaxis_gateway.wire import openai_request
 from synaxis_gateway.wire.joined_stream import Joined, Transcript
 from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
 
-CLIENT_STALL_S = 60.0
-"""A client that takes nothing for so long is gone, whatever its connection says."""
 BROKEN_OFF = "The provider broke off its answer; it is incomplete."
 LAST_WORDS_S = 1.0
 """How long a client has to take the event that says that its stream ends here."""
@@ -285,7 +283,7 @@ class OpenAIHandlers:
                     self._conclude(exchange, call, 200)
                 if piece:
                     try:
-                        await exchange.write(piece, CLIENT_STALL_S)
+                        await exchange.write(piece, STALL_S)
                     except TimeoutError as error:
                         raise _ClientStalled from error
                 received = b"" if push is None else await stream.flow(push)
