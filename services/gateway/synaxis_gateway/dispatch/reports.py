@@ -1,6 +1,6 @@
 """Call reports on their way to the bus: kept until it has stored them, and a while longer.
 
-A message carries what has come together within a few milliseconds, a line a report. Once formed it stays as
+A message carries what has come together within `GATHER_S`, a line a report. Once formed it stays as
 it is, with its id, however often it is sent: JetStream drops what comes under an id that it has seen.
 
 NATS may lose its disk with reports on it that no registry has read. So what it has stored is kept for another
@@ -27,9 +27,9 @@ from synaxis_gateway.spool import Abandoned, Segment, Spool
 
 log = get_logger(__name__)
 
-GATHER_S: Final = 0.005
-"""How long a report waits for company: little beside its way to the ledger, and at 10,000 a second enough for
-50 of them to share one message and one acknowledgement."""
+GATHER_S: Final = 0.05
+"""How long a report waits for company. A message and its acknowledgement take the gateway half a millisecond
+or more, in which it serves nobody: with 20 of them a second few requests meet one."""
 LANES: Final = 4
 """Messages that wait for the bus at once: one that is not acknowledged does not hold up the others."""
 FIRST_DELAY_S = 0.2
