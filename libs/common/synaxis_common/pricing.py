@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Context, Decimal
-from typing import Final
+from typing import Final, Protocol
 
 from synaxis_common.contracts.catalog import Prices, Rates
 from synaxis_common.contracts.routing import Needs
@@ -71,7 +71,26 @@ Part = tuple[str, str, Decimal]
 """A kind of token's rate, the rate to use where it has none of its own, and how many tokens."""
 
 
-def parts_of(usage: TokenUsage) -> tuple[Part, ...]:
+class Used(Protocol):
+    """What of a `TokenUsage` has a price."""
+
+    @property
+    def input(self) -> int: ...
+    @property
+    def output(self) -> int: ...
+    @property
+    def cache_read(self) -> int: ...
+    @property
+    def cache_write(self) -> int: ...
+    @property
+    def reasoning(self) -> int: ...
+    @property
+    def input_audio(self) -> int: ...
+    @property
+    def output_audio(self) -> int: ...
+
+
+def parts_of(usage: Used) -> tuple[Part, ...]:
     """`usage` taken apart into what is priced separately; to be reused when many prices are compared."""
     special_input = usage.cache_read + usage.cache_write + usage.input_audio
     special_output = usage.reasoning + usage.output_audio
@@ -114,7 +133,7 @@ def _other_rate(prices: Prices, rates: Rates, name: str, fallback: str) -> Decim
     return None
 
 
-def cost(prices: Prices, usage: TokenUsage) -> Decimal | None:
+def cost(prices: Prices, usage: Used) -> Decimal | None:
     """What one request with `usage` costs in USD, to the last digit. None: a price it needs is unknown.
 
     Cached, audio and reasoning tokens are parts of the totals and fall back on the plain price where they

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from synaxis_common.contracts.performance import Performance
-from synaxis_common.contracts.usage import AttemptOutcome, AttemptReport, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_registry.core.catalog import MIN_SAMPLES, EndpointHealth
 from synaxis_registry.core.latency import DAY, RECENT, Bucket, Measured, added, performance, present, within
+from synaxis_registry.core.reading import AnyAttempt, AnyReport
 
 TRIP_AFTER: Final = 5
 """Failures in a row that open the circuit. Source: Envoy's `consecutive_5xx`."""
@@ -72,13 +73,13 @@ class Noted:
     buckets: tuple[Bucket, ...]
 
 
-def is_news(report: CallReport, now: datetime) -> bool:
+def is_news(report: AnyReport, now: datetime) -> bool:
     """Whether a request was lately enough to say how its endpoints do."""
     return now - report.started_at - timedelta(seconds=report.latency_s) <= NEWS_FOR
 
 
 def noted(
-    state: HealthState, attempts: Sequence[AttemptReport], buckets: Sequence[Bucket], now: datetime
+    state: HealthState, attempts: Sequence[AnyAttempt], buckets: Sequence[Bucket], now: datetime
 ) -> Noted:
     """`state` after `attempts`. `buckets`: those of the last minutes and of the present hour.
 
@@ -107,7 +108,7 @@ def settled(
     )
 
 
-def measured(attempt: AttemptReport) -> Measured | None:
+def measured(attempt: AnyAttempt) -> Measured | None:
     """What an attempt says of how well its endpoint works. None: nothing."""
     if attempt.outcome in _SAYS_NOTHING:
         return None
@@ -121,7 +122,7 @@ def measured(attempt: AttemptReport) -> Measured | None:
     )
 
 
-def _with_attempt(state: HealthState, attempt: AttemptReport, now: datetime) -> HealthState:
+def _with_attempt(state: HealthState, attempt: AnyAttempt, now: datetime) -> HealthState:
     if attempt.outcome is AttemptOutcome.RATE_LIMITED:
         pause = timedelta(seconds=1.0 if attempt.retry_after_s is None else max(attempt.retry_after_s, 0.0))
         return replace(state, limited_until=now + min(pause, LONGEST_COOL_DOWN))

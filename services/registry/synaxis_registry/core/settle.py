@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from synaxis_common.contracts.usage import AttemptOutcome, CallReport, TokenUsage
-from synaxis_common.pricing import cost, total
+from synaxis_common.contracts.usage import AttemptOutcome, TokenUsage
+from synaxis_common.pricing import Used, cost, total
+from synaxis_registry.core.reading import AnyAttempt, AnyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +17,18 @@ class Settlement:
 
     provider_id: str | None
     provider_model_id: str | None
-    usage: TokenUsage
+    usage: Used
     cost_usd: Decimal | None
     is_estimated: bool
 
 
-def settlement(report: CallReport) -> Settlement:
+def settlement(report: AnyReport) -> Settlement:
     """Sum up all attempts that were billed, each at the prices it was planned with."""
-    billed = [(attempt, attempt.usage) for attempt in report.attempts if attempt.usage is not None]
+    attempts: Sequence[AnyAttempt] = report.attempts
+    billed = [(attempt, attempt.usage) for attempt in attempts if attempt.usage is not None]
     costs = [cost(attempt.prices, usage) for attempt, usage in billed]
-    served = next((one for one in reversed(report.attempts) if one.outcome is AttemptOutcome.OK), None)
-    named = served or (report.attempts[-1] if report.attempts else None)
+    served = next((one for one in reversed(attempts) if one.outcome is AttemptOutcome.OK), None)
+    named = served or (attempts[-1] if attempts else None)
     return Settlement(
         provider_id=None if named is None else named.provider_id,
         provider_model_id=None if named is None else named.provider_model_id,
@@ -38,18 +40,18 @@ def settlement(report: CallReport) -> Settlement:
     )
 
 
-def _together(usages: Sequence[TokenUsage]) -> TokenUsage:
+def _together(usages: Sequence[Used]) -> TokenUsage:
     return TokenUsage(
         **{name: sum(getattr(usage, name) for usage in usages) for name in TokenUsage.model_fields}
     )
 
 
-def reserved_usd(report: CallReport) -> Decimal:
+def reserved_usd(report: AnyReport) -> Decimal:
     """What was reserved for all its attempts."""
     return total(draw.usd for draw in report.draws)
 
 
-def overrun_usd(report: CallReport, settled: Settlement) -> Decimal:
+def overrun_usd(report: AnyReport, settled: Settlement) -> Decimal:
     """By how much a request that had a reservation was dearer than it: more than its worst case was."""
     reserved = reserved_usd(report)
     if not reserved or settled.cost_usd is None:

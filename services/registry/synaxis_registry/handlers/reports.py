@@ -14,13 +14,14 @@ from prometheus_client import Counter, Histogram
 from synaxis_common.clock import Clock
 from synaxis_common.consumer import Delivery
 from synaxis_common.contracts.observation import ProviderObservation
-from synaxis_common.contracts.usage import AttemptOutcome, AttemptReport, CallReport
+from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_common.logging import get_logger
 from synaxis_common.pricing import total
 from synaxis_registry.core.availability import not_found, observe
 from synaxis_registry.core.changes import ProviderUpdate
 from synaxis_registry.core.health import is_news
 from synaxis_registry.core.judgement import NO_RESULT
+from synaxis_registry.core.reading import AnyAttempt, Reading, Report
 from synaxis_registry.core.records import ProviderRecord
 from synaxis_registry.core.settle import Settlement, overrun_usd, settlement
 from synaxis_registry.resolving import Resolving
@@ -55,9 +56,10 @@ class ReportHandlers:
     ) -> None:
         self._database, self._resolving, self._clock = database, resolving, clock
         self._confirm_after = confirm_after
-        self._unnoted: list[AttemptReport] = []
+        self._unnoted: list[AnyAttempt] = []
         """Attempts in the ledger that do not count for the health of their endpoints yet."""
         self._some_unnoted = asyncio.Event()
+        self._reading = Reading()
 
     async def poll(self, delivery: Delivery) -> None:
         """Apply one poll of one provider. Raises pydantic.ValidationError."""
@@ -70,11 +72,11 @@ class ReportHandlers:
 
         Done again after a failure it changes nothing: a request is in the ledger once.
         """
-        reports = [CallReport.model_validate_json(delivery.data) for delivery in deliveries]
+        reports = [self._reading.report(delivery.data) for delivery in deliveries]
         for begin in range(0, len(reports), AT_ONCE):
             await self._record(reports[begin : begin + AT_ONCE])
 
-    async def _record(self, reports: Sequence[CallReport]) -> None:
+    async def _record(self, reports: Sequence[Report]) -> None:
         """All of them or none."""
         settled = [(report, settlement(report)) for report in reports]
         # One statement: a registry that is stopped in the midst of it holds no budget's lock.
@@ -120,7 +122,7 @@ class ReportHandlers:
             )
         await catalog.store_update(connection, update, rows)
 
-    async def _note_missing(self, message: CallReport) -> None:
+    async def _note_missing(self, message: Report) -> None:
         for attempt in message.attempts:
             if attempt.outcome is AttemptOutcome.NOT_FOUND:
                 rule = self._missing(attempt.provider_model_id)
@@ -136,7 +138,7 @@ class ReportHandlers:
         return rule
 
 
-def _count(new: Sequence[tuple[CallReport, Settlement]]) -> None:
+def _count(new: Sequence[tuple[Report, Settlement]]) -> None:
     """Tell of requests that are new in the ledger."""
     for outcome, count in Counts(report.outcome for report, _ in new).items():
         CALLS.labels(outcome.value).inc(count)

@@ -11,19 +11,16 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from pydantic import TypeAdapter
 
 from synaxis_common.contracts.leases import (
     GATEWAY_TTL_S,
     LEASE_TTL_S,
     GatewayAlive,
     LeaseAsk,
-    LeaseDraw,
     LeaseReturn,
     ProviderLeaseAsk,
     SlotGrant,
 )
-from synaxis_common.contracts.usage import AttemptReport, CallReport
 from synaxis_common.money import plain
 from synaxis_registry.core import feedback, health
 from synaxis_registry.core.admission import SHARE_OF_LIMIT, SHARE_OF_REST, Grant, LimitUse
@@ -31,15 +28,13 @@ from synaxis_registry.core.catalog import EndpointKey
 from synaxis_registry.core.feedback import Outcomes
 from synaxis_registry.core.latency import DAY, RECENT, Bucket
 from synaxis_registry.core.plan import Routed
+from synaxis_registry.core.reading import AnyAttempt, Draw, Report, kept_attempts
 from synaxis_registry.core.settle import Settlement, reserved_usd
 from synaxis_registry.store import queries
 from synaxis_registry.store.database import Connection
 from synaxis_registry.store.records import HEALTH
 
 SQL = queries.load("ledger")
-
-_ATTEMPTS = TypeAdapter(tuple[AttemptReport, ...])
-_DRAWS = TypeAdapter(tuple[LeaseDraw, ...])
 
 LAPSED_AT_MOST = 500
 SETTLED_AT_MOST = 100
@@ -131,16 +126,16 @@ async def renew_slots(connection: Connection, said: GatewayAlive) -> tuple[SlotG
     return tuple(SlotGrant(scope=row["slot_scope"], slots=row["granted"]) for row in rows)
 
 
-async def record(connection: Connection, calls: Sequence[tuple[CallReport, Settlement]]) -> frozenset[UUID]:
+async def record(connection: Connection, calls: Sequence[tuple[Report, Settlement]]) -> frozenset[UUID]:
     """Put reports into the ledger and their cost into the budgets; answers those that were not there yet."""
     lines = msgspec.json.encode([_line(report, settlement) for report, settlement in calls]).decode()
     rows = await connection.fetch(SQL["record_calls"], lines)
     return frozenset(row[0] for row in rows)
 
 
-async def note_health(connection: Connection, attempts: Sequence[AttemptReport], now: datetime) -> None:
+async def note_health(connection: Connection, attempts: Sequence[AnyAttempt], now: datetime) -> None:
     """Let attempts count for the health of their endpoints."""
-    by_key: dict[EndpointKey, list[AttemptReport]] = {}
+    by_key: dict[EndpointKey, list[AnyAttempt]] = {}
     for one in attempts:
         by_key.setdefault((one.provider_id, one.provider_model_id), []).append(one)
     if not by_key:
@@ -171,7 +166,7 @@ async def note_health(connection: Connection, attempts: Sequence[AttemptReport],
     )
 
 
-def _outcomes(attempts: Sequence[AttemptReport]) -> list[tuple[str, int, int]]:
+def _outcomes(attempts: Sequence[AnyAttempt]) -> list[tuple[str, int, int]]:
     """By provider: how many of its attempts count, and how many of these failed."""
     requests: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -293,7 +288,7 @@ def _grant(rows: Sequence[Any]) -> Grant:
     )
 
 
-def _line(report: CallReport, settlement: Settlement) -> dict[str, Any]:
+def _line(report: Report, settlement: Settlement) -> dict[str, Any]:
     """A report as `record_calls` takes it: the columns of the ledger, and what was drawn from leases."""
     usage = settlement.usage
     return {
@@ -317,9 +312,18 @@ def _line(report: CallReport, settlement: Settlement) -> dict[str, Any]:
         "reasoning_tokens": usage.reasoning,
         "cost_usd": None if settlement.cost_usd is None else plain(settlement.cost_usd),
         "is_estimated": settlement.is_estimated,
-        "attempts": msgspec.Raw(_ATTEMPTS.dump_json(report.attempts, exclude_defaults=True)),
+        "attempts": kept_attempts(report),
         "reserved_usd": plain(reserved_usd(report)),
         "gateway_id": report.gateway_id,
         "used_tokens": usage.input + usage.output,
-        "draws": msgspec.Raw(_DRAWS.dump_json(report.draws)),
+        "draws": [_drawn(draw) for draw in report.draws],
+    }
+
+
+def _drawn(draw: Draw) -> dict[str, Any]:
+    return {
+        "lease_id": draw.lease_id,
+        "permits": draw.permits,
+        "tokens": draw.tokens,
+        "usd": plain(draw.usd),
     }
