@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from synaxis_gateway.upstream.client import UpstreamClient, UpstreamRequest
-from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
+from synaxis_gateway.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, Connection
+from synaxis_gateway.upstream.dialing import Dialer
+from synaxis_gateway.upstream.endpoint import Origin, UpstreamEndpoint
 from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable, UpstreamError
 
 MIB = 1024 * 1024
@@ -267,6 +269,146 @@ async def test_an_answer_before_all_was_sent_is_read_and_the_rest_is_not_sent(
     assert server.connections == 2
 
 
+async def test_a_last_word_before_the_connection_is_cut_is_heard_while_much_is_sent(
+    server: Server, client: UpstreamClient
+) -> None:
+    async def refuses_and_cuts(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        await writer.drain()
+        writer.close()
+
+    server.answer = refuses_and_cuts
+    for _ in range(10):
+        answer = await client.open(request(server, body=b"x" * 8 * MIB))
+        assert (answer.status, await answer.read_all()) == (413, b"no")
+        answer.close()
+
+
+@pytest.mark.parametrize("more", [OK, b"HTTP/1.1 200 OK\r\nContent-", b"H", b"\r\n garbage"])
+async def test_a_connection_that_says_more_than_it_was_asked_is_not_used_again(
+    server: Server, client: UpstreamClient, more: bytes
+) -> None:
+    server.say(OK + more, OK)
+    assert await body_of(client, request(server)) == b"ok"
+    assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * (2 * MAX_HEAD_BYTES) + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * (MAX_HEADERS + 1),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * (2 * MAX_HEAD_BYTES // 25) + b"HTTP/1.1 200 OK\r\n",
+    ],
+    ids=["long", "many", "interim"],
+)
+async def test_a_head_that_is_too_large_is_refused_though_it_comes_at_once(
+    server: Server, client: UpstreamClient, head: bytes
+) -> None:
+    server.say(head + b"Content-Length: 2\r\n\r\nok")
+    with pytest.raises(Unreadable):
+        await body_of(client, request(server))
+
+
+async def test_trailers_without_end_are_refused(server: Server, client: UpstreamClient) -> None:
+    async def goes_on(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
+        for _ in range(100):
+            writer.write(b"X: " + b"x" * 4_000 + b"\r\n")
+            await writer.drain()
+
+    server.answer = goes_on
+    with pytest.raises(UpstreamError):
+        await body_of(client, request(server))
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (gzip.compress(b"plain" * 99)[:-9], "gzip"),
+        (gzip.compress(b"plain")[:-1], "gzip"),
+        (gzip.compress(b"plain")[:1], "gzip"),
+        (zlib.compress(b"plain" * 99)[:-5], "deflate"),
+        (gzip.compress(b"plain") + b"garbage", "gzip"),
+        (gzip.compress(b"plain") + zlib.compress(b"plain"), "gzip"),
+        (gzip.compress(b"") * 1_000, "gzip"),
+    ],
+    ids=["cut", "cut in its trailer", "a byte", "deflate cut", "garbage behind", "other behind", "empties"],
+)
+async def test_what_is_compressed_and_not_whole_is_unreadable(
+    server: Server, client: UpstreamClient, data: bytes, encoding: str
+) -> None:
+    server.say(packed(data, encoding))
+    with pytest.raises(Unreadable):
+        await body_of(client, request(server))
+
+
+async def test_several_members_of_gzip_are_one_body(server: Server, client: UpstreamClient) -> None:
+    server.say(packed(gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(b"two"), "gzip"))
+    assert await body_of(client, request(server)) == b"one two"
+
+
+async def test_who_changes_the_protocol_is_refused(server: Server, client: UpstreamClient) -> None:
+    server.say(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nok")
+    with pytest.raises(Unreadable):
+        await body_of(client, request(server))
+
+
+async def test_what_is_too_late_does_not_make_a_provider_keep_its_connection_longer(
+    server: Server, client: UpstreamClient
+) -> None:
+    server.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=1\r\n\r\nok")
+    assert await body_of(client, request(server)) == b"ok"
+    with pytest.raises(TooLate):
+        await client.open(request(server, may_begin=lambda: False))
+    assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 2, "a provider that keeps it for a second is given its word, less a second"
+
+
+async def test_of_two_connections_that_are_there_at_once_one_is_closed(server: Server) -> None:
+    both = asyncio.Event()
+    reached: list[Connection] = []
+
+    class Together(Dialer):
+        async def _reach(self, origin: Origin, address: str) -> Connection:
+            connection = await super()._reach(origin, address)
+            reached.append(connection)
+            if len(reached) == 2:
+                both.set()
+            await both.wait()
+            return connection
+
+    origin = UpstreamEndpoint.of(server.url, {}, allow_private=True).origin
+    used = await Together()._first_of(origin, [origin.host, origin.host])
+    await asyncio.sleep(0.05)
+    assert len(reached) == 2
+    assert [one.transport.is_closing() for one in reached] == [one is not used for one in reached]
+    used.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://x.example/v1", "x.example"),
+        ("https://x.example:443/v1", "x.example"),
+        ("https://x.example:8443/v1", "x.example:8443"),
+        ("http://x.example:443/v1", "x.example:443"),
+        ("https://münchen.example:8443/v1", "xn--mnchen-3ya.example:8443"),
+        ("https://[2001:db8::1]/v1", "[2001:db8::1]"),
+        ("https://[2001:db8::1]:8443/v1", "[2001:db8::1]:8443"),
+    ],
+)
+def test_the_host_is_said_as_http_has_it(url: str, host: str) -> None:
+    endpoint = UpstreamEndpoint.of(url, {}, allow_private=True)
+    assert f"\r\nhost: {host}" in endpoint.head.decode()
+
+
+def test_a_name_that_is_none_is_no_connection() -> None:
+    with pytest.raises(NoConnection):
+        UpstreamEndpoint.of("https://" + "ü" * 80 + ".example/v1", {}, allow_private=True)
+
+
 async def test_a_provider_that_is_not_read_from_has_to_wait(server: Server) -> None:
     sent = 0
 
@@ -314,7 +456,7 @@ def test_no_key_is_shown_by_accident() -> None:
     endpoint = UpstreamEndpoint.of(
         "https://x.example/v1", {"authorization": "Bearer secret"}, allow_private=False
     )
-    assert "secret" not in repr(endpoint) + repr(UpstreamRequest(endpoint, b"", "id", 1.0, 1.0))
+    assert "secret" not in repr(endpoint) + repr(UpstreamRequest(endpoint, b"my secret", "id", 1.0, 1.0))
 
 
 @pytest.fixture

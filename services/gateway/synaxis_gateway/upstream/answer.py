@@ -36,15 +36,15 @@ class UpstreamAnswer:
         "_loop",
         "_pieces",
         "_release",
-        "_size",
         "_timer",
         "_unread",
         "_waiter",
         "has_ended",
         "has_head",
-        "head_bytes",
         "header_count",
+        "overhead_bytes",
         "raw_headers",
+        "size",
         "status",
     )
 
@@ -53,7 +53,6 @@ class UpstreamAnswer:
         self._loop = connection.loop
         self._release = release
         self._at_most = at_most
-        self._size = 0
         self._unread = 0
         self._pieces: list[bytes] = []
         self._decoder: Decoder | None = None
@@ -67,7 +66,10 @@ class UpstreamAnswer:
         self.raw_headers: dict[bytes, bytes] = {}
         """By name in lower case; of those that come twice the last."""
         self.header_count = 0
-        self.head_bytes = 0
+        self.size = 0
+        """Bytes of the body so far, decoded."""
+        self.overhead_bytes = 0
+        """Since the last of the body, or the beginning: bytes that were none of it."""
         self.has_head = False
         self.has_ended = False
         self.status = 0
@@ -166,7 +168,7 @@ class UpstreamAnswer:
             self._timer.cancel()
         if self._waiter is not None:
             self._waiter.cancel()
-        if self.has_ended and self._error is None and connection.is_usable:
+        if self.has_ended and self._error is None and connection.is_usable and not connection.is_full:
             if self._is_paused:
                 connection.transport.resume_reading()
             connection.idle_until = self._loop.time() + self._idle_s()
@@ -191,15 +193,15 @@ class UpstreamAnswer:
         """Some of the body is there."""
         if self._decoder is not None:
             try:
-                data = self._decoder.decode(data, self._at_most - self._size)
+                data = self._decoder.decode(data, self._at_most - self.size)
             except Unreadable as error:
                 self.fail(error)
                 return
             if not data:
                 return
         size = len(data)
-        self._size += size
-        if self._size > self._at_most:
+        self.size += size
+        if self.size > self._at_most:
             self.fail(Unreadable("sent more than is taken"))
             return
         self._pieces.append(data)
@@ -208,16 +210,29 @@ class UpstreamAnswer:
             self._is_paused = True
             self._connection.transport.pause_reading()
 
+    def ends(self) -> None:
+        """All of the body is there."""
+        if self.has_ended:
+            self._connection.is_usable = False  # there is more than was asked for
+            return
+        if self._decoder is not None and self._error is None:
+            try:
+                self._decoder.finish()
+            except Unreadable as error:
+                self.fail(error)
+                return
+        self.has_ended = True
+
     def lost(self, exc: Exception | None) -> None:
         """The connection ends here: that may be the end of the body, too."""
         if self.has_ended or self._error is not None:
             return
         if not self.has_head:
-            self._error = Reset(_why(exc), had_begun=self.head_bytes > 0)
+            self._error = Reset(_why(exc), had_begun=self.overhead_bytes > 0)
         elif exc is not None:
             self._error = Reset(_why(exc))
         elif self._ends_with_connection():
-            self.has_ended = True
+            self.ends()
         else:
             self._error = Unreadable("broke off its answer")
         self.wake()

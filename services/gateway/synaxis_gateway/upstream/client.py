@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import Counter
@@ -31,7 +31,7 @@ class UpstreamRequest:
     """One POST to a provider."""
 
     endpoint: UpstreamEndpoint
-    body: bytes
+    body: bytes = field(repr=False)
     request_id: str
     connect_timeout_s: float
     answer_within_s: float
@@ -127,7 +127,8 @@ class UpstreamClient:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
 
     def _release_unused(self, origin: Origin, connection: Connection) -> None:
-        connection.idle_until = asyncio.get_running_loop().time() + SWEEP_EVERY_S
+        if not connection.idle_until:  # else its provider has said how long it keeps it
+            connection.idle_until = asyncio.get_running_loop().time() + SWEEP_EVERY_S
         self._release(origin, connection)
 
     def _swept(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Final, cast
 
 import httptools
@@ -11,10 +12,12 @@ from synaxis_gateway.upstream.answer import UpstreamAnswer
 from synaxis_gateway.upstream.errors import Unreadable
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of a head whose end has not come yet."""
+"""Of a head, with those of interim answers before it; and of what comes in a row behind it that is no body,
+such as trailers."""
 MAX_HEADERS: Final = 128
 PIECE_BYTES: Final = 256 * 1024
 """A larger body goes out in pieces, so that other requests are served between them."""
+TOO_LARGE_A_HEAD: Final = "sent a head that is too large"
 
 
 class Connection(asyncio.Protocol):
@@ -23,11 +26,15 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._writable: asyncio.Future[None] | None = None
+        self._sender: asyncio.Future[None] | None = None
+        """Woken when more of a large body can be sent, or need not."""
         self.answer: UpstreamAnswer | None = None
         self.is_usable = True
         """Whether another request may be sent after this one."""
+        self.is_full = False
+        """Whether more has been sent than the provider takes for now."""
         self.idle_until = 0.0
+        """Until when it is kept; 0: it has not been used yet."""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,7 +42,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_usable = False
-        self.resume_writing()
+        self._wake_sender()
         if self.answer is not None:
             self.answer.lost(exc)
 
@@ -50,41 +57,58 @@ class Connection(asyncio.Protocol):
         if answer is None or answer.has_ended:
             self.close()  # nobody asked
             return
+        arrived = len(data)
+        rest = b""
+        if not answer.has_head and answer.overhead_bytes + arrived > MAX_HEAD_BYTES:
+            # No more of it is looked for a head than a head may have, however much comes at once.
+            end = MAX_HEAD_BYTES - answer.overhead_bytes
+            data, rest = data[:end], data[end:]
+        before = answer.size
         try:
             self._parser.feed_data(data)
+            if rest and answer.has_head:
+                self._parser.feed_data(rest)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             answer.fail(Unreadable(f"did not answer in HTTP ({type(error).__name__})"))
-        if not answer.has_head:
-            answer.head_bytes += len(data)
-            if answer.head_bytes > MAX_HEAD_BYTES or answer.header_count > MAX_HEADERS:
-                answer.fail(Unreadable("sent a head that is too large"))
+        if answer.size == before:
+            answer.overhead_bytes += arrived
+            if answer.overhead_bytes > MAX_HEAD_BYTES:
+                answer.fail(Unreadable(TOO_LARGE_A_HEAD))
+        elif answer.overhead_bytes:
+            answer.overhead_bytes = 0
         answer.wake()
 
     def pause_writing(self) -> None:
-        if self._writable is None:
-            self._writable = self.loop.create_future()
+        self.is_full = True
 
     def resume_writing(self) -> None:
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self.is_full = False
+        self._wake_sender()
 
     def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes) -> None:
-        """Send a request, or as much of it as goes out at one go; `finish_sending` sends the rest."""
+        """Send a request, or as much of it as goes out at one go; `send_large` sends the rest."""
         self.answer = answer
         self.transport.write(head + body if len(body) <= PIECE_BYTES else head)
 
     async def send_large(self, answer: UpstreamAnswer, body: bytes) -> None:
         """Send a body in pieces, as fast as the provider takes them; stops when its answer is there."""
         view = memoryview(body)
-        for begin in range(0, len(body), PIECE_BYTES):
+        begin = 0
+        while begin < len(body):
             if answer.has_head or self.transport.is_closing():
                 self.is_usable = False  # it has answered, or hung up, before it has read all
                 return
-            self.transport.write(bytes(view[begin : begin + PIECE_BYTES]))
-            if self._writable is not None:
-                await self._writable
+            if self.is_full:
+                self._sender = self.loop.create_future()
+                try:
+                    await self._sender
+                finally:
+                    self._sender = None
+            elif self._has_more_to_read():
+                await asyncio.sleep(0)  # the loop reads it
             else:
+                self.transport.write(bytes(view[begin : begin + PIECE_BYTES]))
+                begin += PIECE_BYTES
                 await asyncio.sleep(0)
 
     def close(self) -> None:
@@ -93,6 +117,12 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     # What the parser has read.
+
+    def on_message_begin(self) -> None:
+        """The first byte of an answer, interim ones included."""
+        answer = self.answer
+        if answer is None or answer.has_ended:
+            self.is_usable = False  # there is more than was asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which nobody asks for."""
@@ -107,23 +137,43 @@ class Connection(asyncio.Protocol):
         if answer is not None and not answer.has_head:
             status = self._parser.get_status_code()
             if status < 200:
+                if status < 100 or status == 101:
+                    answer.fail(Unreadable("did not answer in HTTP (it changed the protocol)"))
                 answer.raw_headers.clear()
                 return
             self.is_usable = self.is_usable and self._parser.should_keep_alive()
             answer.begins(status)
             if answer.header_count > MAX_HEADERS:
-                answer.fail(Unreadable("sent a head that is too large"))
+                answer.fail(Unreadable(TOO_LARGE_A_HEAD))
+            if self._sender is not None:
+                self._wake_sender()
 
     def on_body(self, data: bytes) -> None:
         """Some of the body."""
         answer = self.answer
-        if answer is not None and answer.has_head and not answer.has_ended:
+        if answer is not None and not answer.is_over:
             answer.take(data)
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one."""
         answer = self.answer
         if answer is not None and answer.has_head:
-            if answer.has_ended:
-                self.is_usable = False  # there is more than was asked for
-            answer.has_ended = True
+            answer.ends()
+
+    def _wake_sender(self) -> None:
+        sender = self._sender
+        if sender is not None and not sender.done():
+            sender.set_result(None)
+
+    def _has_more_to_read(self) -> bool:
+        """Whether something has come that the loop has not read yet.
+
+        It may be a last answer of somebody who does not listen any more: writing now would fail, and that
+        failure would be all we hear. (When it comes at the very moment of writing, it still is.)
+        """
+        handle = self.transport.get_extra_info("socket")
+        if handle is None:
+            return False
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(0))

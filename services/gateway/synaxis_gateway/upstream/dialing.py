@@ -76,10 +76,16 @@ class Dialer:
                     timeout=LEAST_EACH_S if waiting else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                reached = []
                 for task in done:
                     if task.exception() is None:
-                        return task.result()
-                    failure = task.exception()
+                        reached.append(task.result())
+                    else:
+                        failure = task.exception()
+                for late in reached[1:]:
+                    late.close()
+                if reached:
+                    return reached[0]
             raise failure or OSError(f"{origin.host} has no address")
         finally:
             for task in tasks:

@@ -47,8 +47,7 @@ class UpstreamEndpoint:
             parts.hostname, parts.port or _PORTS[parts.scheme], parts.scheme == "https", allow_private
         )
         path = quote(parts.path or "/", safe="/:@!$&'()*+,;=~%-._")
-        host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
-        lines = [f"POST {path} HTTP/1.1", f"host: {host}"]
+        lines = [f"POST {path} HTTP/1.1", f"host: {_host(origin)}"]
         for name, value in headers.items():
             if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
                 raise NoConnection("a header for it cannot be sent")
@@ -62,3 +61,14 @@ class UpstreamEndpoint:
             request_id.encode(),
             length,
         )
+
+
+def _host(origin: Origin) -> str:
+    """The host as its header has it. Raises NoConnection for a name that is none."""
+    try:
+        host = origin.host if origin.host.isascii() else origin.host.encode("idna").decode()
+    except UnicodeError as error:
+        raise NoConnection("its name is no name of a host") from error
+    if ":" in host:
+        host = f"[{host}]"
+    return host if origin.port == _PORTS["https" if origin.is_tls else "http"] else f"{host}:{origin.port}"
