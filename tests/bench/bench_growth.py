@@ -103,7 +103,7 @@ def _decisions(rounds: int) -> dict[str, float]:
             took[size].append(time.perf_counter() - begun)
             assert isinstance(decided, Routed), decided
     found = {f"of_{size}_us": round(statistics.median(each) * 1e6, 1) for size, each in took.items()}
-    return found | {"of_10000_to_of_10": round(found["of_10000_us"] / found["of_10_us"], 2)}
+    return found | {"of_10000_to_of_10_times": round(found["of_10000_us"] / found["of_10_us"], 2)}
 
 
 class Stalls:
@@ -204,7 +204,7 @@ async def _keys(alone: Alone, rounds: int) -> dict[str, float]:
     first, last = (
         found[f"of_{count}_registry_us"] + found[f"of_{count}_postgres_us"] for count in (KEYS[0], KEYS[-1])
     )
-    return found | {f"of_{KEYS[-1]}_to_of_{KEYS[0]}": round(last / first, 2)}
+    return found | {f"of_{KEYS[-1]}_to_of_{KEYS[0]}_times": round(last / first, 2)}
 
 
 async def _add_keys(alone: Alone, begin: int, end: int) -> float:
@@ -260,7 +260,7 @@ async def _gateways(alone: Alone, rounds: int) -> dict[str, float]:
             f"of_{count}_postgres_us": round(used.postgres / leases * 1e6),
         }
     costs = [found[f"of_{count}_registry_us"] + found[f"of_{count}_postgres_us"] for count in GATEWAYS]
-    return found | {"of_64_to_of_1": round(costs[-1] / costs[0], 2)}
+    return found | {"of_64_to_of_1_times": round(costs[-1] / costs[0], 2)}
 
 
 async def _asking(rig: Rig, gateway: int, until: float) -> list[float]:
