@@ -13,7 +13,7 @@ Figures = dict[str, Figure]
 Better = Literal["more", "less"]
 
 _MORE = ("_per_s",)
-_LESS = ("_times", "_ms", "_us", "_s", "_kb", "_mb")
+_LESS = ("_ms", "_us", "_s", "_kb", "_mb", "_times")
 _SIGNS = {"at least": operator.ge, "less than": operator.lt}
 
 
