@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.bench.peers.children import child, end_of, installers_environment
 from tests.bench.peers.peer import Peer
+from tests.bench.peers.versions import PINS
 
 FOLDER = Path(".bench-peers")
 STEP_WITHIN_S = 600.0
@@ -28,20 +29,20 @@ async def installed(peer: Peer, root: Path = FOLDER) -> Path:
     """The folder of a peer, which is installed unless it is there already. Raises NotInstalled."""
     folder = (root / peer.name.lower()).resolve()
     stamp = folder / _STAMP
-    if stamp.is_file() and stamp.read_text() == peer.version:
+    if stamp.is_file() and stamp.read_text() == PINS:
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # half of an attempt that was broken off, or another version
     folder.mkdir(parents=True)
     await peer.install(folder)
-    stamp.write_text(peer.version)
+    stamp.write_text(PINS)
     return folder
 
 
-async def with_pip(folder: Path, requirement: str) -> None:
+async def with_pip(folder: Path, *requirements: str) -> None:
     """Into a virtual environment in `folder`, from the index that pip knows. Raises NotInstalled."""
     await _step(folder, (sys.executable, "-m", "venv", "venv"))
     quietly = ("--disable-pip-version-check", "--no-input", "--prefer-binary")
-    await _step(folder, (str(python(folder)), "-m", "pip", "install", *quietly, requirement))
+    await _step(folder, (str(python(folder)), "-m", "pip", "install", *quietly, *requirements))
 
 
 def python(folder: Path) -> Path:

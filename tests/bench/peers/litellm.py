@@ -23,7 +23,11 @@ ENVIRONMENT = {
 
 
 async def _install(folder: Path) -> None:
-    await with_pip(folder, versions.requirement("litellm", versions.LITELLM, extra="proxy"))
+    await with_pip(
+        folder,
+        versions.requirement("litellm", versions.LITELLM, extra="proxy"),
+        versions.requirement("httptools", versions.HTTPTOOLS),
+    )
 
 
 def _launch(folder: Path, upstream: str, port: int) -> Launch:

@@ -170,6 +170,6 @@ async def _asked(session: aiohttp.ClientSession, subject: Subject, body: bytes) 
 def _still_there(process: asyncio.subprocess.Process, log: Path, give_up: float, otherwise: str) -> None:
     """Raises NotStarted when there is nothing more to wait for."""
     if process.returncode is not None:
-        raise NotStarted(f"it ended with {process.returncode}:\n{end_of(log)}")
+        raise NotStarted(f"it ended with {process.returncode}: {end_of(log)}")
     if time.monotonic() > give_up:
-        raise NotStarted(f"{otherwise} after {START_WITHIN_S:.0f} s:\n{end_of(log)}")
+        raise NotStarted(f"{otherwise} after {START_WITHIN_S:.0f} s: {end_of(log)}")

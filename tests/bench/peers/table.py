@@ -27,6 +27,7 @@ _OF_STREAMS = {
     "first_to_last_chunk.p50_ms": "first to last chunk, p50, ms",
     "first_to_last_chunk.p99_ms": "first to last chunk, p99, ms",
     "first_to_last_chunk.direct_p50_ms": "the same directly, p50, ms",
+    "last_chunk.added_p50_ms": "last chunk, added p50, ms",
 }
 _NOT_COMPARED = ("books_cpu_us", "gateway_share", "direct_p50_ms")
 """Figures to understand the others by."""
@@ -96,5 +97,7 @@ def lines(found: Mapping[str, Figures], missing: Mapping[str, str], titles: Sequ
     for title in titles:
         told += [f"{title}: {each}" for each in refusals(found.get(title, {}))]
         if title in missing:
-            told.append(f"{title}: not measured: {missing[title]}")
+            told.append(
+                f"{title}: {'a round failed' if title in found else 'not measured'}: {missing[title]}"
+            )
     return told

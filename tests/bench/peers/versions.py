@@ -10,6 +10,12 @@ TENSORZERO = "2026.6.0"
 HONO_NODE_SERVER = "1.13.5"
 """The HTTP server under Portkey's gateway. With later ones, which its range allows, streams answer 500."""
 
+HTTPTOOLS = "0.9.0"
+"""Uvicorn's quicker parser, which LiteLLM's extra `proxy` leaves out: with it there, Uvicorn takes it."""
+
+PINS = f"{LITELLM} {HTTPTOOLS} {PORTKEY} {HONO_NODE_SERVER} {TENSORZERO}"
+"""When one of these changes, all is installed anew."""
+
 COMPROMISED = {"litellm": frozenset({"1.82.7", "1.82.8", "1.107.0"})}
 """Releases that somebody else had got to publish, by package. Never to be installed, not even to measure."""
 
