@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from decimal import Decimal
 from typing import Any
@@ -153,7 +154,7 @@ def with_changes(changes: list[tuple[tuple[Any, ...], Any]]) -> Any:
             if value is LEFT_OUT:
                 del around[path[-1]]
             else:
-                around[path[-1]] = value
+                around[path[-1]] = copy.deepcopy(value)  # it may be put into itself later
         except (KeyError, IndexError, TypeError):
             continue  # another change has taken its place away
     return changed
