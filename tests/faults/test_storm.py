@@ -32,6 +32,8 @@ FAILURES: Final = (
     Behaviour(cut_after=0),
 )
 TURN_S: Final = 0.6
+OVERLAP_S: Final = 0.4
+"""In which the last one that was well still is: a request that has found all others ill is on its way there."""
 CLIENTS: Final = 6
 
 
@@ -84,6 +86,7 @@ async def test_no_client_sees_an_error_while_one_provider_is_well(
         for failure in FAILURES:
             well = next(turns)
             upstreams[well].behaviour = Behaviour()
+            await asyncio.sleep(OVERLAP_S)
             for name in upstreams.keys() - {well}:
                 upstreams[name].behaviour = failure
             await asyncio.sleep(TURN_S)
