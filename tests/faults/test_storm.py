@@ -33,7 +33,7 @@ FAILURES: Final = (
 )
 TURN_S: Final = 0.6
 OVERLAP_S: Final = 0.4
-"""In which the last one that was well still is: a request that has found all others ill is on its way there."""
+"""In which the last one that was well still is: who has found all others ill is on its way there."""
 CLIENTS: Final = 6
 
 
