@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
@@ -24,11 +24,17 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Text = Annotated[str, BeforeValidator(_storable), StringConstraints(max_length=20_000)]
+LONGEST_TEXT: Final = 20_000
+LONGEST_IDENTIFIER: Final = 300
+"""Characters."""
+
+Text = Annotated[str, BeforeValidator(_storable), StringConstraints(max_length=LONGEST_TEXT)]
 """A string that can be stored and sent on."""
 
 Identifier = Annotated[
-    str, BeforeValidator(_storable), StringConstraints(min_length=1, max_length=300, pattern=r"^\S(.*\S)?$")
+    str,
+    BeforeValidator(_storable),
+    StringConstraints(min_length=1, max_length=LONGEST_IDENTIFIER, pattern=r"^\S(.*\S)?$"),
 ]
 """An id as others give it: not empty, no white space at its ends."""
 

@@ -86,9 +86,7 @@ class Journal:
             "method": method,
             "endpoint": endpoint,
             "status": status,
-            **{
-                name: scrub(value, 1000) if isinstance(value, str) else value for name, value in notes.items()
-            },
+            **{name: _clean(value) for name, value in notes.items()},
             "logger": __name__,
             "level": "info" if level == logging.INFO else "debug",
             "service": "gateway",

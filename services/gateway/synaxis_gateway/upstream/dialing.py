@@ -76,16 +76,12 @@ class Dialer:
                     timeout=LEAST_EACH_S if waiting else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                reached = []
-                for task in done:
+                while done:
+                    task = done.pop()
                     if task.exception() is None:
-                        reached.append(task.result())
-                    else:
-                        failure = task.exception()
-                for late in reached[1:]:
-                    late.close()
-                if reached:
-                    return reached[0]
+                        tasks |= done  # one that was made at the same moment is too late as well
+                        return task.result()
+                    failure = task.exception()
             raise failure or OSError(f"{origin.host} has no address")
         finally:
             for task in tasks:

@@ -38,11 +38,9 @@ MAX_PARAMETER_NAME = 100
 
 OURS = frozenset({"models", "provider"})
 """Fields that are about routing and mean nothing to a provider."""
-_NO_PARAMETERS = (
-    frozenset({"model", "messages", "prompt", "input", "stream", "stream_options", "user", "metadata"}) | OURS
-)
-_PLAIN = frozenset({"model", "messages", "prompt", "input"})
 _SUBJECT: dict[Endpoint, str] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+_PLAIN = frozenset({"model", *_SUBJECT.values()})
+_NO_PARAMETERS = _PLAIN | {"stream", "stream_options", "user", "metadata"} | OURS
 _NO_INPUT = _NO_PARAMETERS | {
     "audio",
     "encoding_format",

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 
+from synaxis_common.contracts.base import LONGEST_IDENTIFIER, LONGEST_TEXT
 from synaxis_common.contracts.catalog import Prices
 from synaxis_common.contracts.leases import LeaseDraw
 from synaxis_common.contracts.routing import Operation
@@ -25,8 +26,6 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 _MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?Z")
 _USD: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,40})?")
-_LONGEST_ID, _LONGEST_TEXT = 300, 20_000
-"""Characters, as `Identifier` and `Text` of the contracts allow."""
 
 KNOWN_PRICES: Final = 20_000
 """Prices that are remembered by how they were written: there are some for each provider model."""
@@ -57,8 +56,8 @@ class Priced:
 _NO_PRICES: Final = Priced(Prices())
 
 
-class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """As `AttemptReport`; encoded it is what the ledger keeps, which leaves out what says nothing."""
+class _Facts(msgspec.Struct, frozen=True):
+    """Of an `AttemptReport`, all but its prices."""
 
     provider_id: str
     provider_model_id: str
@@ -69,9 +68,14 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_s: float | None = None
     usage: Usage | None = None
     usage_estimated: bool = False
+    error: str | None = None
+
+
+class Attempt(_Facts, frozen=True, omit_defaults=True):
+    """As `AttemptReport`; encoded it is what the ledger keeps, which leaves out what says nothing."""
+
     priced: Priced | None = msgspec.field(default=None, name="prices")
     """None: nothing is known."""
-    error: str | None = None
 
     @property
     def prices(self) -> Prices:
@@ -120,18 +124,8 @@ class _Draw(msgspec.Struct, forbid_unknown_fields=True):
     usd: str = "0"
 
 
-class _Attempt(msgspec.Struct, forbid_unknown_fields=True):
-    provider_id: str
-    provider_model_id: str
-    outcome: AttemptOutcome
-    latency_s: float
-    http_status: int | None = None
-    time_to_first_token_s: float | None = None
-    retry_after_s: float | None = None
-    usage: Usage | None = None
-    usage_estimated: bool = False
+class _Attempt(_Facts, frozen=True, forbid_unknown_fields=True):
     prices: msgspec.Raw = msgspec.Raw(b"{}")
-    error: str | None = None
 
 
 class _Report(msgspec.Struct, forbid_unknown_fields=True):
@@ -207,8 +201,8 @@ class Reading:
             said.retry_after_s,
             said.usage,
             said.usage_estimated,
-            self._prices(bytes(said.prices)),
             None if said.error is None else _text(said.error),
+            self._prices(bytes(said.prices)),
         )
 
     def _prices(self, written: bytes) -> Priced | None:
@@ -277,7 +271,7 @@ def _read_attempt(attempt: AttemptReport) -> Attempt:
 def _identifier(text: str) -> str:
     """Plain ids only; what else may be one the contract says."""
     if not (
-        0 < len(text) <= _LONGEST_ID
+        0 < len(text) <= LONGEST_IDENTIFIER
         and text.isascii()
         and text.isprintable()
         and text[0] != " "
@@ -288,7 +282,7 @@ def _identifier(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    if len(text) > _LONGEST_TEXT or "\x00" in text or not text.isascii():
+    if len(text) > LONGEST_TEXT or "\x00" in text or not text.isascii():
         raise _Unusual
     return text
 
