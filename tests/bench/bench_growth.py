@@ -24,7 +24,7 @@ from synaxis_common.contracts.routing import Needs, RoutePlan, RouteRequest
 from synaxis_common.service import look_for_cycles_seldom
 from synaxis_registry.core.catalog import ApiKey, Catalog, Changes, Endpoint, GlobalModel, Gone, Provider
 from synaxis_registry.core.plan import Routed, route
-from synaxis_registry.core.stale import comparing
+from synaxis_registry.core.stale import stale
 
 SIZES = (10, 100, 1_000, 10_000)
 """Provider models."""
@@ -151,7 +151,7 @@ async def _index(rounds: int) -> dict[str, float]:
         async with watched() as stalls:
             begun = time.perf_counter()
             after = await slices.run(catalog.changing(changes))
-            await slices.run(comparing(catalog, after, ()))
+            await slices.run(stale(catalog, after, ()))
             took.append(time.perf_counter() - begun)
         catalog, worst_s = after, max(worst_s, stalls.worst_s)
     return {

@@ -30,7 +30,7 @@ from synaxis_registry.core.catalog import (
 )
 from synaxis_registry.core.effective import effective_endpoint, effective_model, effective_provider
 from synaxis_registry.core.records import GlobalModelRecord, ProviderModelRecord, ProviderRecord
-from synaxis_registry.core.stale import comparing
+from synaxis_registry.core.stale import stale
 from synaxis_registry.store import catalog as stored
 from synaxis_registry.store import queries
 from synaxis_registry.store.database import Connection, Database, DatabaseUnavailable
@@ -105,7 +105,7 @@ class Snapshot:
 
     def __init__(self, database: Database, clock: Clock, tell: Tell) -> None:
         self._database, self._clock, self._tell = database, clock, tell
-        self.catalog = Catalog.build()
+        self.catalog = Catalog()
         self.providers: dict[str, ProviderRecord] = {}
         self._health: dict[EndpointKey, EndpointHealth] = {}
         self._horizon = stored.FIRST
@@ -191,10 +191,10 @@ class Snapshot:
         catalog = await slices.run(self._with(delta, providers), monotonic=monotonic)
         is_first = self._horizon == stored.FIRST  # nobody has a plan that was made by this registry before
         self.catalog, self.providers, self._horizon = catalog, providers, delta.horizon
-        if catalog is not before and not is_first:
+        if not is_first:
             tenants = list(await slices.run(_changed_tenants(before, delta), monotonic=monotonic))
             first = tenants[:TENANTS_A_HINT]
-            hint = await slices.run(comparing(before, catalog, first), monotonic=monotonic)
+            hint = await slices.run(stale(before, catalog, first), monotonic=monotonic)
             if hint is not None:
                 await self._tell(hint)
             for begin in range(TENANTS_A_HINT, len(tenants), TENANTS_A_HINT):

@@ -20,9 +20,11 @@ from synaxis_common.contracts.catalog import (
 from synaxis_common.contracts.events import Cause, ModelChange, ProviderChange
 from synaxis_common.contracts.observation import ObservedModel, PollOutcome, ProviderObservation
 from synaxis_common.contracts.routing import Needs, Preferences, RouteRequest
+from synaxis_common.slices import at_once
 from synaxis_registry.core.catalog import (
     ApiKey,
     Catalog,
+    Changes,
     Endpoint,
     EndpointHealth,
     GlobalModel,
@@ -93,13 +95,19 @@ def catalog(
     known |= {provider.provider_id: provider for provider in providers}
     named = {one.global_model_id: GlobalModel(one.global_model_id, one.global_model_id) for one in endpoints}
     named |= {model.id: model for model in models}
-    return Catalog.build(
+    return updated(
+        Catalog(),
         providers=known.values(),
         models=named.values(),
         endpoints=endpoints,
         keys=[ApiKey("key-1", KEY_HASH, TENANT)],
         limits=limits,
     )
+
+
+def updated(before: Catalog, **changes: Any) -> Catalog:
+    """`before` with `Changes`."""
+    return at_once(before.changing(Changes(**changes)))
 
 
 def ask(

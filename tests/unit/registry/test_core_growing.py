@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.registry.core_world import endpoint, prices
+from tests.unit.registry.core_world import endpoint, prices, updated
 
 from synaxis_common.contracts.leases import EndpointName, PlansStale
 from synaxis_common.slices import at_once
@@ -140,7 +140,7 @@ class Rows:
                 table.pop(key, None)
 
     def built(self) -> Catalog:
-        return Catalog.build(**{name: table.values() for name, table in self.tables.items()})
+        return updated(Catalog(), **{name: table.values() for name, table in self.tables.items()})
 
 
 @SOME
@@ -184,7 +184,7 @@ def test_what_gateways_hear_of_a_change_is_what_all_rows_say(steps: list[Changes
     before = Catalog()
     for some in steps:
         after = at_once(before.changing(some))
-        assert stale(before, after, ()) == said_by_all_rows(before, after)
+        assert at_once(stale(before, after, ())) == said_by_all_rows(before, after)
         before = after
 
 
@@ -208,19 +208,20 @@ def test_merges_and_splits_bit_by_bit_are_what_would_be_built() -> None:
     one = GlobalModelRecord(id="gpt-4.1", name="GPT 4.1", aliases=frozenset({"gpt-4-1"}))
     other = GlobalModelRecord(id="gpt-41", name="GPT 41", aliases=frozenset({"gpt41"}))
     rows = [endpoint("openai", "gpt-4.1", model="gpt-4.1"), endpoint("azure", "gpt-41", model="gpt-41")]
-    world = Catalog.build(models=[effective_model(one), effective_model(other)], endpoints=rows)
+    world = updated(Catalog(), models=[effective_model(one), effective_model(other)], endpoints=rows)
     _, survivor = merge(other, one)
-    merged = world.updated(
+    merged = updated(
+        world,
         models=[effective_model(survivor)],
         endpoints=[replace(rows[1], global_model_id="gpt-4.1")],
         gone=Gone(models=frozenset({"gpt-41"})),
     )
-    assert merged == Catalog.build(models=merged.models.values(), endpoints=merged.endpoints.values())
+    assert merged == updated(Catalog(), models=merged.models.values(), endpoints=merged.endpoints.values())
     new = split_off(survivor, "gpt-4.1-azure", None)
-    split = merged.updated(
-        models=[effective_model(new)], endpoints=[replace(rows[1], global_model_id="gpt-4.1-azure")]
+    split = updated(
+        merged, models=[effective_model(new)], endpoints=[replace(rows[1], global_model_id="gpt-4.1-azure")]
     )
-    assert split == Catalog.build(models=split.models.values(), endpoints=split.endpoints.values())
+    assert split == updated(Catalog(), models=split.models.values(), endpoints=split.endpoints.values())
     assert split.models_called("GPT-41") == {"gpt-4.1-azure"}
 
 
@@ -307,8 +308,10 @@ def test_the_nearest_names_are_found_among_thousands_that_are_alike() -> None:
 
 
 def test_a_changed_endpoint_of_a_model_is_the_one_that_is_planned_with() -> None:
-    world = Catalog.build(
-        models=[GlobalModel("m", "m")], endpoints=[endpoint("a"), endpoint("b", cost=prices("3", "3"))]
+    world = updated(
+        Catalog(),
+        models=[GlobalModel("m", "m")],
+        endpoints=[endpoint("a"), endpoint("b", cost=prices("3", "3"))],
     )
     cheaper: Endpoint = endpoint("b", cost=prices("0.1", "0.1"))
-    assert world.updated(endpoints=[cheaper]).endpoints_of("m") == (endpoint("a"), cheaper)
+    assert updated(world, endpoints=[cheaper]).endpoints_of("m") == (endpoint("a"), cheaper)

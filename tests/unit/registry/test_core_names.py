@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from tests.unit.registry.core_world import catalog, endpoint
+from tests.unit.registry.core_world import catalog, endpoint, updated
 
-from synaxis_registry.core.catalog import GlobalModel, Gone
+from synaxis_registry.core.catalog import Catalog, GlobalModel, Gone
 from synaxis_registry.core.lookup import Ambiguous, Found, Missing, lookup
 
 WORLD = catalog(
@@ -70,12 +70,14 @@ def test_a_very_long_wrong_name_is_answered_quickly() -> None:
 
 def test_an_updated_catalog_is_the_one_that_would_have_been_built() -> None:
     moved = endpoint("nvidia", "google/gemma-3-27b-it", model="gemma-3-27b")
-    changed = WORLD.updated(
+    changed = updated(
+        WORLD,
         endpoints=[moved],
         models=[GlobalModel("gemma-3-27b", "Gemma", aliases=frozenset({"gemma"}))],
         gone=Gone(endpoints=frozenset({("off", "gpt-4")}), models=frozenset({"gpt-4"})),
     )
-    built = type(WORLD).build(
+    built = updated(
+        Catalog(),
         providers=WORLD.providers.values(),
         models=changed.models.values(),
         endpoints=changed.endpoints.values(),
@@ -88,7 +90,7 @@ def test_an_updated_catalog_is_the_one_that_would_have_been_built() -> None:
 
 def test_what_did_not_change_is_shared_with_the_catalog_before() -> None:
     one = WORLD.endpoints[("openai", "gpt-4.1")]
-    changed = WORLD.updated(endpoints=[one])
+    changed = updated(WORLD, endpoints=[one])
     assert changed.names is WORLD.names
     assert changed.models is WORLD.models
     assert changed.endpoints_by_provider_id is WORLD.endpoints_by_provider_id

@@ -20,6 +20,7 @@ from tests.unit.registry.core_world import (
     endpoint,
     measured,
     prices,
+    updated,
     usd,
 )
 
@@ -155,7 +156,7 @@ def test_who_cannot_serve_is_out_with_the_reason(
 
 def test_a_provider_that_is_off_or_unknown_is_out() -> None:
     world = catalog(endpoint("a"), endpoint("b"), providers=[provider("a", is_on=False, off_reason="no_key")])
-    refusal = refused(world.updated(gone=Gone(providers=frozenset({"b"}))))
+    refusal = refused(updated(world, gone=Gone(providers=frozenset({"b"}))))
     assert refusal.code is RefusalCode.NO_PROVIDER_AVAILABLE
     assert reasons(refusal) == {"a": "provider_off", "b": "provider_off"}
     assert "no_key" in refusal.message
@@ -376,19 +377,19 @@ def test_a_key_has_limits_besides_those_of_its_tenant() -> None:
     of_all, of_model = Limit(TENANT, "*", allowed_rpm=5), Limit(TENANT, "m", allowed_concurrency=2)
     of_key = KeyLimit("key-1", allowed_tpm=9)
     world = catalog(endpoint("a"), limits=[of_all, of_model])
-    world = world.updated(key_limits=[of_key, KeyLimit("key-2", allowed_rpm=0)])
+    world = updated(world, key_limits=[of_key, KeyLimit("key-2", allowed_rpm=0)])
     assert routed(world).limits == (of_all, of_model, of_key)
-    world = world.updated(gone=Gone(key_limits=frozenset({"key-1"})))
+    world = updated(world, gone=Gone(key_limits=frozenset({"key-1"})))
     assert routed(world).limits == (of_all, of_model)
 
 
 def test_a_key_limit_that_bounds_nothing_is_not_booked() -> None:
-    assert routed(catalog(endpoint("a")).updated(key_limits=[KeyLimit("key-1")])).limits == ()
+    assert routed(updated(catalog(endpoint("a")), key_limits=[KeyLimit("key-1")])).limits == ()
 
 
 def test_the_budget_of_a_key_books_and_asks_for_prices_as_that_of_a_tenant() -> None:
     world = catalog(endpoint("a", cost=prices("1", "1")), endpoint("b", cost=Prices()))
-    world = world.updated(key_limits=[KeyLimit("key-1", monthly_budget_usd=usd(10))])
+    world = updated(world, key_limits=[KeyLimit("key-1", monthly_budget_usd=usd(10))])
     found = routed(world, needs=Needs(input_tokens=1000, max_output_tokens=1000))
     assert reasons(found) == {"b": "price_unknown"}
     assert found.booking.usd == Decimal(4_000 + PROMPT_OVERHEAD_TOKENS + 1_000) / 1_000_000

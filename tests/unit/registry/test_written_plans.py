@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.registry.core_world import NOW, ask, catalog, endpoint, measured, prices
+from tests.unit.registry.core_world import NOW, ask, catalog, endpoint, measured, prices, updated
 
 from synaxis_common.contracts.leases import Permit, SlotGrant
 from synaxis_common.contracts.routing import Needs, RateLimitView, RouteReply
@@ -80,7 +80,7 @@ def test_what_has_changed_is_written_anew() -> None:
         endpoint("p00", cost=prices("0.5", "1"), health=measured(0.3)),
         endpoint("p00", is_available=False),
     ):
-        decided = routed(WORLD.updated(endpoints=[changed]))
+        decided = routed(updated(WORLD, endpoints=[changed]))
         assert plans.reply(decided) == RouteReply(answer=to_plan(decided)).to_bytes()
 
 

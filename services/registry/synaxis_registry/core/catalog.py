@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from synaxis_common.contracts.catalog import Capabilities, ModelFacts, Prices
 from synaxis_common.contracts.performance import Performance
-from synaxis_common.slices import Steps, at_once
+from synaxis_common.slices import Steps
 from synaxis_registry.core.identity import AliasIndex, KnownModel
 from synaxis_registry.core.names import NameIndex
 from synaxis_registry.core.shards import Postings, PostingsDraft, Shards, ShardsDraft
@@ -249,10 +249,10 @@ def _called(endpoint: Endpoint) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything at one moment, indexed for look-up. Build it with `build`, renew it with `updated`.
+    """Everything at one moment, indexed for look-up. An empty one is the beginning of all others.
 
-    Another one is made in time that goes by what has changed, not by how much there is, and shares the rest;
-    `changing` does it in steps between which others may read this one.
+    `changing` makes another one in time that goes by what has changed, not by how much there is, and shares
+    the rest; between its steps others may read this one.
     """
 
     providers: Shards[str, Provider] = Shards()
@@ -273,37 +273,11 @@ class Catalog:
     spellings: AliasIndex = AliasIndex()
     """Finds a global model by a name that carries a vendor, a date, a quantization or the like."""
 
-    @classmethod
-    def build(
-        cls,
-        *,
-        providers: Iterable[Provider] = (),
-        models: Iterable[GlobalModel] = (),
-        endpoints: Iterable[Endpoint] = (),
-        keys: Iterable[ApiKey] = (),
-        limits: Iterable[Limit] = (),
-        key_limits: Iterable[KeyLimit] = (),
-    ) -> Catalog:
-        """Index the rows."""
-        return at_once(cls().changing(Changes(providers, models, endpoints, keys, limits, key_limits)))
-
-    def updated(
-        self,
-        *,
-        providers: Iterable[Provider] = (),
-        models: Iterable[GlobalModel] = (),
-        endpoints: Iterable[Endpoint] = (),
-        keys: Iterable[ApiKey] = (),
-        limits: Iterable[Limit] = (),
-        key_limits: Iterable[KeyLimit] = (),
-        gone: Gone = NOTHING_GONE,
-    ) -> Catalog:
-        """This catalog with some rows new, changed or `gone`; what did not change is shared with this one."""
-        changes = Changes(providers, models, endpoints, keys, limits, key_limits, gone)
-        return at_once(self.changing(changes))
-
     def changing(self, changes: Changes) -> Steps[Catalog]:
-        """`updated` in steps, none of which takes long: of one row, or of what one name finds."""
+        """This catalog with some rows new, changed or gone; what did not change is shared with this one.
+
+        In steps, none of which takes long: of one row, or of what one name finds.
+        """
         gone = changes.gone
         models = yield from _changing(self.models, ((one.id, one) for one in changes.models), gone.models)
         names, spellings = self.names, self.spellings

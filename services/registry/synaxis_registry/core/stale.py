@@ -8,23 +8,18 @@ from itertools import chain
 from typing import Final
 
 from synaxis_common.contracts.leases import EndpointName, PlansStale
-from synaxis_common.slices import Steps, at_once
+from synaxis_common.slices import Steps
 from synaxis_registry.core.catalog import Catalog, Endpoint, EndpointKey
 
 NAMED_AT_MOST: Final = 200
 """With more endpoints than this to be left out, gateways are told to ask anew for everything."""
 
 
-def stale(old: Catalog, new: Catalog, tenants: Collection[str]) -> PlansStale | None:
-    """What gateways must hear when `new` takes the place of `old`. None: nothing.
+def stale(old: Catalog, new: Catalog, tenants: Collection[str]) -> Steps[PlansStale | None]:
+    """What gateways must hear when `new` takes the place of `old`, in steps of one endpoint. None: nothing.
 
     `tenants`: those with a key or a limit that has changed, who had better ask again for everything.
     """
-    return at_once(comparing(old, new, tenants))
-
-
-def comparing(old: Catalog, new: Catalog, tenants: Collection[str]) -> Steps[PlansStale | None]:
-    """`stale` in steps, each of one endpoint."""
     gone: set[EndpointKey] = set()
     is_better = old.models is not new.models
     changed = set(new.providers.differing(old.providers))
