@@ -21,6 +21,7 @@ from tests.support.upstream import FakeProvider
 
 from synaxis_common import ids, subjects
 from synaxis_common.contracts.routing import RouteRequest
+from synaxis_gateway.admission.account import HORIZON_S
 
 GATEWAYS = 20
 REQUESTS_EACH = 15
@@ -88,5 +89,5 @@ async def test_each_gateway_asks_once_for_all_its_clients_and_everybody_is_answe
     assert max(took for _, took in answers) < ANSWERED_WITHIN_S
     assert len(provider.calls) == GATEWAYS * REQUESTS_EACH
     assert len(questions) == GATEWAYS
-    # One for the plan, and more permits in the background: on a slow machine for longer.
-    assert max(map(len, questions.values())) < REQUESTS_EACH
+    # One for the plan, and more permits in the background; these again as long as it takes.
+    assert max(map(len, questions.values())) <= 3 + max(took for _, took in answers) // HORIZON_S
