@@ -34,6 +34,7 @@ from synaxis_gateway.routing import Registry
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.client import UpstreamClient
+from synaxis_gateway.wire import header_lines
 
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 
@@ -152,10 +153,9 @@ def test_a_plan_cannot_touch_the_key_or_the_frame_of_a_request() -> None:
 
 
 def test_limits_are_said_under_openais_names_and_only_where_there_are_any() -> None:
-    assert errors.rate_limit_headers(RateLimitView()) == {}
-    assert errors.rate_limit_headers(
-        RateLimitView(limit_tokens=5, remaining_tokens=-3, reset_tokens_s=60)
-    ) == {
+    assert errors.rate_limit_lines(RateLimitView()) == ""
+    found = errors.rate_limit_lines(RateLimitView(limit_tokens=5, remaining_tokens=-3, reset_tokens_s=60))
+    assert header_lines.split(found) == {
         "x-ratelimit-limit-tokens": "5",
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "60s",

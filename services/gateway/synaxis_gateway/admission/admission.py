@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from synaxis_common import ids
 from synaxis_common.bus import BusUnavailable
@@ -38,8 +40,7 @@ _NOTHING: Final = Decimal(0)
 _HELD: Final = metrics.ADMISSIONS.of("held")
 
 
-@dataclass(slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, eq=False):
     """A request that may be made, by this plan. Whoever holds it calls `Admission.leave` in the end."""
 
     plan: RoutePlan
@@ -52,7 +53,7 @@ class Admitted:
     permits_left: int = 0
     """In the leases of this gateway, besides what the plan says is left."""
     tokens_left: int = 0
-    draws: list[LeaseDraw] = field(default_factory=list)
+    draws: list[LeaseDraw] = []
     slot_scopes: tuple[str, ...] = ()
 
     @property

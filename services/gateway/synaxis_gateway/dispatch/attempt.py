@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from synaxis_common.contracts.routing import Candidate
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt, Call
@@ -25,8 +27,7 @@ SHARE_OF_TIME = 0.5
 """Of what is left until the deadline, for an attempt that has another one behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """A complete answer."""
 
     body: bytes

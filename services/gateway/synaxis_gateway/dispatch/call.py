@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
+
+import msgspec
 
 from synaxis_common.clock import Clock
 from synaxis_common.contracts.routing import Candidate, RoutePlan
@@ -16,9 +18,12 @@ from synaxis_gateway.wire import usage
 from synaxis_gateway.wire.openai_request import OpenAIRequest
 from synaxis_gateway.wire.usage import UsageReading
 
+_OK: Final = AttemptOutcome.OK
+_NO_KEY: Final = AttemptOutcome.NO_KEY
+# Looked up once: in Python 3.11 a member of an enum takes ten times as long to find as a global.
 
-@dataclass(slots=True)
-class Attempt:
+
+class Attempt(msgspec.Struct, eq=False):
     """One attempt at one candidate. Its outcome is set once."""
 
     destination: Destination
@@ -37,13 +42,17 @@ class Attempt:
     """Whether the provider got the request."""
 
     @property
+    def is_ok(self) -> bool:
+        """Whether it has brought a complete answer."""
+        return self.outcome is _OK
+
+    @property
     def candidate(self) -> Candidate:
         """Who it is made at."""
         return self.destination.candidate
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A request with its plan and its attempts."""
 
     request_id: str
@@ -56,7 +65,7 @@ class Call:
     started_at: datetime
     deadline: float
     """On the monotonic clock."""
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = []
     is_hedged: bool = False
     """Whoever is slow to begin may get company."""
     is_continued: bool = False
@@ -94,7 +103,7 @@ class Call:
     def succeed(self, attempt: Attempt, reading: UsageReading | None) -> None:
         """The answer is complete. Without a reading what it used is estimated."""
         attempt.reading = reading or _estimate(attempt)
-        self._end(attempt, AttemptOutcome.OK)
+        self._end(attempt, _OK)
 
     def break_off(self, outcome: AttemptOutcome, reason: str) -> None:
         """The attempts under way end without their proper end; nothing happens when there is none."""
@@ -127,7 +136,7 @@ class Call:
         """Attempts that a provider may have heard of."""
         count = 0
         for attempt in self.attempts:
-            count += attempt.outcome is not AttemptOutcome.NO_KEY
+            count += attempt.outcome is not _NO_KEY
         return count
 
     @property

@@ -25,6 +25,7 @@ LATEST_DRAWS: Final = 4_096
 """Requests of a lease all draw the same."""
 
 _encode: Final = msgspec.json.Encoder().encode
+_WELL: Final = AttemptOutcome.OK, RequestOutcome.OK
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -101,9 +102,9 @@ def written(call: Call, http_status: int) -> bytes:
 def outcome(call: Call, http_status: int) -> RequestOutcome:
     """How the request ended, as its client saw it."""
     last = call.attempts[-1].outcome if call.attempts else None
+    if last is _WELL[0]:
+        return _WELL[1]
     match last:
-        case AttemptOutcome.OK:
-            return RequestOutcome.OK
         case AttemptOutcome.CLIENT_GONE:
             return RequestOutcome.CLIENT_GONE
         case AttemptOutcome.STREAM_CUT | AttemptOutcome.ABANDONED:

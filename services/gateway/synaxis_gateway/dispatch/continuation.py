@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -139,7 +139,7 @@ def request(ask: OpenAIRequest, transcript: Transcript, candidate: Candidate) ->
     body = _with(ask.body, {"role": "assistant", "content": given, **how.in_message}, changed)
     measures = ask.measures._replace(input_tokens=ask.measures.input_tokens + tokens)
     return Continuation(
-        ask=replace(ask, body=body, measures=measures),
+        ask=msgspec.structs.replace(ask, body=body, measures=measures),
         candidate=candidate if how.path is None else _at_path(candidate, how.path),
         may_repeat=how.may_repeat,
         held_back=text[len(given) :],

@@ -15,6 +15,7 @@ from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.tariff import Tariff
 from synaxis_gateway.upstream import headers
 from synaxis_gateway.upstream.endpoint import UpstreamEndpoint
+from synaxis_gateway.wire import header_lines
 
 PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 MAX_KNOWN: Final = 4_096
@@ -29,7 +30,7 @@ class Destination:
         "_endpoints",
         "candidate",
         "has_no_key",
-        "headers",
+        "header_lines",
         "key",
         "prices",
         "provider_id",
@@ -45,10 +46,12 @@ class Destination:
         self.key = key_variables.find_key(candidate.api_key_envs, environment)
         self.has_no_key = self.key is None and bool(candidate.api_key_envs)
         """The variable that should hold its key is not set here."""
-        self.headers = {
-            "x-synaxis-provider": quote(candidate.provider_id, safe=_SAFE),
-            "x-synaxis-model": quote(candidate.global_model_id, safe=_SAFE),
-        }
+        self.header_lines = header_lines.join(
+            {
+                "x-synaxis-provider": quote(candidate.provider_id, safe=_SAFE),
+                "x-synaxis-model": quote(candidate.global_model_id, safe=_SAFE),
+            }
+        )
         """What an answer says of it."""
         self.tariff = Tariff(candidate.prices)
         self.prices = msgspec.Raw(candidate.prices.to_bytes())

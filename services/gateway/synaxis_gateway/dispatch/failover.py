@@ -64,8 +64,9 @@ class Failover:
 
         Raises PermitExpired.
         """
-        model = call.plan.global_model_id
-        queue = self._cooldowns.order(call.plan.candidates, call.clock.monotonic())
+        plan = call.plan
+        model = plan.global_model_id
+        queue = self._cooldowns.order(plan.candidates, call.clock.monotonic())
         refused: Refused | None = None
         spared: list[float] = []
         self._budget.first_attempt(model)

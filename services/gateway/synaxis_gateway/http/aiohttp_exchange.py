@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from aiohttp import web
 
 from synaxis_gateway.http import body
 from synaxis_gateway.http.middleware import KEY_HASH, LOG_FIELDS, REQUEST_ID
+from synaxis_gateway.wire.header_lines import split
 
 
 class AiohttpExchange:
@@ -45,8 +45,8 @@ class AiohttpExchange:
     async def body(self, limit: int, timeout: float) -> bytes:
         return await body.read(self._request, limit, timeout)
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
-        response = web.StreamResponse(headers=headers)
+    async def begin(self, header_lines: str) -> None:
+        response = web.StreamResponse(headers=split(header_lines))
         await response.prepare(self._request)
         self.response = response
 

@@ -147,9 +147,7 @@ class Door(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(400, "The request is not valid HTTP.")
             return
-        if not exchange.has_head and (
-            self._head_bytes > MAX_HEAD_BYTES or exchange.header_count > MAX_HEADERS
-        ):
+        if not exchange.has_head and (self._head_bytes > MAX_HEAD_BYTES or len(exchange.head) > MAX_HEADERS):
             self._refuse(431, "The head of the request is too large.")
 
     def pause_writing(self) -> None:
@@ -217,15 +215,15 @@ class Door(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
         exchange = self._exchange
-        if exchange is not None and not exchange.has_head and exchange.header_count <= MAX_HEADERS:
-            exchange.add_header(name, value)
+        if exchange is not None and not exchange.has_head and len(exchange.head) <= MAX_HEADERS:
+            exchange.head.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request is taken up."""
         exchange = self._exchange
         if exchange is None or exchange.has_head:
             return
-        if exchange.header_count > MAX_HEADERS:
+        if len(exchange.head) > MAX_HEADERS:
             return
         exchange.head_is_there(keep_alive=self._parser.should_keep_alive())
         self._is_upgrade_asked = self._parser.should_upgrade()

@@ -16,6 +16,7 @@ from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.call import Attempt
 from synaxis_gateway.dispatch.failover import Exhausted, Refused
 from synaxis_gateway.http.exchange import Answer
+from synaxis_gateway.wire import header_lines
 
 LONGEST_RETRY_AFTER_S = 60.0
 """OpenAI's clients obey a wait of up to 60 s, and take their own, which is shorter, where it is longer."""
@@ -49,7 +50,7 @@ class ApiError(Exception):
             "code": self.code,
             **self.details,
         }
-        return Answer(self.status, msgspec.json.encode({"error": error}), dict(self.headers))
+        return Answer(self.status, msgspec.json.encode({"error": error}), header_lines.join(self.headers))
 
     def response(self) -> web.Response:
         """The same for aiohttp's server."""
@@ -61,7 +62,7 @@ def response(answer: Answer) -> web.Response:
     return web.Response(
         status=answer.status,
         body=answer.body,
-        headers={"Content-Type": answer.content_type, **answer.headers},
+        headers={"Content-Type": answer.content_type, **header_lines.split(answer.header_lines)},
     )
 
 
@@ -101,7 +102,7 @@ _REFUSALS: dict[RefusalCode, tuple[int, str, str | None]] = {
 def refusal(refused: RouteRefusal) -> ApiError:
     """What the registry's no means to the client."""
     status, kind, param = _REFUSALS[refused.code]
-    headers = rate_limit_headers(refused.rate_limits)
+    headers = header_lines.split(rate_limit_lines(refused.rate_limits))
     details: dict[str, Any] = {}
     code = refused.code.value
     match refused.code:
@@ -179,27 +180,27 @@ def exhausted(attempts: Sequence[Attempt], result: Exhausted) -> ApiError:
 def refused_by_provider(refused: Refused) -> Answer:
     """A provider's answer about the client's own request: its bytes, if they have OpenAI's shape."""
     if _has_openai_shape(refused.body):
-        return Answer(refused.status, refused.body, {})
+        return Answer(refused.status, refused.body)
     text = refused.body[:2_000].decode(errors="replace").strip()
     message = "The provider refused the request" + (f": {text}" if text else ".")
     return ApiError(refused.status, "invalid_request", message).answer()
 
 
-def rate_limit_headers(view: RateLimitView, more_requests: int = 0, more_tokens: int = 0) -> dict[str, str]:
+def rate_limit_lines(view: RateLimitView, more_requests: int = 0, more_tokens: int = 0) -> str:
     """`x-ratelimit-*` under the names OpenAI gave them; nothing where there is no limit.
 
     `more_requests`, `more_tokens`: what is left besides what `view` says.
     """
-    headers = {**_FIXED.of(view)}
-    if view.remaining_requests is not None:
-        headers["x-ratelimit-remaining-requests"] = str(max(view.remaining_requests + more_requests, 0))
-    if view.remaining_tokens is not None:
-        headers["x-ratelimit-remaining-tokens"] = str(max(view.remaining_tokens + more_tokens, 0))
-    return headers
+    lines, requests, tokens = _FIXED.of(view)
+    if requests is not None:
+        lines += f"x-ratelimit-remaining-requests: {max(requests + more_requests, 0)}\r\n"
+    if tokens is not None:
+        lines += f"x-ratelimit-remaining-tokens: {max(tokens + more_tokens, 0)}\r\n"
+    return lines
 
 
-def _fixed(view: RateLimitView) -> dict[str, str]:
-    """Those of them that are the same for all requests of a plan."""
+def _fixed(view: RateLimitView) -> tuple[str, int | None, int | None]:
+    """Those of them that are the same for all requests of a plan, and what it says is left."""
     headers: dict[str, str] = {}
     if view.limit_requests is not None:
         headers["x-ratelimit-limit-requests"] = str(view.limit_requests)
@@ -209,7 +210,7 @@ def _fixed(view: RateLimitView) -> dict[str, str]:
         headers["x-ratelimit-limit-tokens"] = str(view.limit_tokens)
     if view.reset_tokens_s is not None:
         headers["x-ratelimit-reset-tokens"] = _duration(view.reset_tokens_s)
-    return headers
+    return header_lines.join(headers), view.remaining_requests, view.remaining_tokens
 
 
 _FIXED: Final = ByIdentity(_fixed, LATEST_VIEWS)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
+
+import msgspec
 
 JSON_TYPE: Final = "application/json"
 STALL_S: Final = 60.0
 """A client that takes nothing of its answer for so long is gone, whatever its connection says."""
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """An answer in one piece."""
 
     status: int
     body: bytes
-    headers: dict[str, str]
+    header_lines: str = ""
     content_type: str = JSON_TYPE
 
 
@@ -58,7 +58,7 @@ class Exchange(Protocol):
         None: not here."""
         ...
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    async def begin(self, header_lines: str) -> None:
         """Send the head of an answer that comes piece by piece. Raises ConnectionError."""
         ...
 

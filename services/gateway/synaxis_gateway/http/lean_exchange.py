@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -13,19 +12,20 @@ from synaxis_common import ids
 from synaxis_gateway.http import body
 from synaxis_gateway.http.exchange import Answer
 
-_KEPT: Final = frozenset(
-    {
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"expect",
-        b"transfer-encoding",
-        b"x-api-key",
-        b"x-stainless-read-timeout",
-        b"x-synaxis-hedge",
-        b"x-synaxis-continue",
-    }
-)
+_KEPT: Final = {
+    name.encode(): name
+    for name in (
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "transfer-encoding",
+        "x-api-key",
+        "x-stainless-read-timeout",
+        "x-synaxis-hedge",
+        "x-synaxis-continue",
+    )
+}
 """Headers that anybody here asks for; the others are read and forgotten."""
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -53,7 +53,7 @@ class LeanExchange:
         "_transport",
         "_wanted",
         "has_head",
-        "header_count",
+        "head",
         "is_begun",
         "is_complete",
         "is_cut",
@@ -69,7 +69,7 @@ class LeanExchange:
         self.request_id = ids.uuid7_text()
         self.key_hash = ""
         self.notes: dict[str, str | int | None] = {}
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: dict[str, bytes] = {}
         self._keys: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self._length: int | None = None
         self._body: list[bytes] = []
@@ -77,7 +77,8 @@ class LeanExchange:
         self._limit = surroundings.max_body_bytes
         self._wanted: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
-        self.header_count = 0
+        self.head: list[tuple[bytes, bytes]] = []
+        """The headers of the request as they come, until it is complete."""
         self.has_head = False
         self.is_complete = False
         """All of the request has come."""
@@ -88,31 +89,29 @@ class LeanExchange:
 
     # What the door has read.
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        """A header of the request."""
-        self.header_count += 1
-        name = name.lower()
-        if name not in _KEPT:
-            return
-        if name == b"authorization":
-            self._keys = (*self._keys[0], value.decode("utf-8", "surrogateescape")), self._keys[1]
-        elif name == b"x-api-key":
-            self._keys = self._keys[0], (*self._keys[1], value.decode("utf-8", "surrogateescape"))
-        else:
-            self._headers.setdefault(name, value)
-
     def head_is_there(self, *, keep_alive: bool) -> None:
         """All headers have come."""
         self.has_head = True
         self.keep_alive = keep_alive
-        length = self.header("content-length")
-        self._length = int(length) if length is not None and length.isdecimal() else None
+        headers = self._headers
+        for raw_name, value in self.head:
+            name = _KEPT.get(raw_name.lower())
+            if name is None:
+                continue
+            if name == "authorization":
+                self._keys = (*self._keys[0], value.decode("utf-8", "surrogateescape")), self._keys[1]
+            elif name == "x-api-key":
+                self._keys = self._keys[0], (*self._keys[1], value.decode("utf-8", "surrogateescape"))
+            else:
+                headers.setdefault(name, value)
+        length = headers.get("content-length", b"")
+        self._length = int(length) if length.isdigit() else None
 
     def framing(self) -> bytes:
         """The headers that say how long the body is."""
         return b"".join(
-            b"%b: %b\r\n" % (name, self._headers[name])
-            for name in (b"content-length", b"transfer-encoding")
+            b"%b: %b\r\n" % (name.encode(), self._headers[name])
+            for name in ("content-length", "transfer-encoding")
             if name in self._headers
         )
 
@@ -163,7 +162,7 @@ class LeanExchange:
 
     def header(self, name: str) -> str | None:
         """A header of the request, the first of its name."""
-        value = self._headers.get(name.encode())
+        value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     def keys(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -172,7 +171,7 @@ class LeanExchange:
 
     async def body(self, limit: int, timeout: float) -> bytes:
         """The body. Raises an ApiError: 413 above `limit` bytes, 415 compressed, 408 after `timeout` s."""
-        if b"content-encoding" in self._headers:
+        if "content-encoding" in self._headers:
             body.check_encoding(self.header("content-encoding"))
         if self._length is not None and self._length > limit:
             raise body.too_large(limit)
@@ -183,12 +182,12 @@ class LeanExchange:
         pieces, self._body = self._body, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    async def begin(self, header_lines: str) -> None:
         """Send the head of an answer that comes piece by piece."""
         self.is_begun = True
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        self._transport.write(self._head(200, headers, "Transfer-Encoding: chunked"))
+        self._transport.write(self._head(200, header_lines, "Transfer-Encoding: chunked"))
 
     async def write(self, piece: bytes, timeout: float) -> None:
         """Send a piece. Raises ConnectionError: the client is gone; TimeoutError: it takes nothing."""
@@ -223,7 +222,7 @@ class LeanExchange:
         if self._transport.is_closing():
             return
         length = f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}"
-        self._transport.write(self._head(answer.status, answer.headers, length) + answer.body)
+        self._transport.write(self._head(answer.status, answer.header_lines, length) + answer.body)
 
     async def taken(self, stall: float) -> None:
         """Wait until the client has taken most of what it was sent.
@@ -255,14 +254,13 @@ class LeanExchange:
         except TimeoutError as error:
             raise body.too_slow(timeout) from error
 
-    def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
+    def _head(self, status: int, header_lines: str, framing: str) -> bytes:
         if self._surroundings.is_closing or not self.is_complete:
             self.keep_alive = False
-        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         closing = "" if self.keep_alive else "Connection: close\r\n"
         return (
             f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\nServer: synaxis\r\n{_date()}"
-            f"x-request-id: {self.request_id}\r\n{own}{closing}{framing}\r\n\r\n"
+            f"x-request-id: {self.request_id}\r\n{header_lines}{closing}{framing}\r\n\r\n"
         ).encode("latin-1")
 
 

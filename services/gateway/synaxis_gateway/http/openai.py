@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
 from synaxis_gateway.http.routes import Policy, Route
 from synaxis_gateway.http.shedding import Load
 from synaxis_gateway.settings import GatewaySettings
-from synaxis_gateway.wire import openai_request
+from synaxis_gateway.wire import header_lines, openai_request
 from synaxis_gateway.wire.joined_stream import Joined, Transcript
 from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
 
@@ -37,11 +38,13 @@ DRAIN_S = 0.1
 """How long the end of a provider's stream is waited for, to keep the connection for the next request."""
 ANSWER_MARGIN_S = 0.25
 """Kept back from the client's own timeout, so that it hears of ours first."""
-_STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
+_STREAM_LINES: Final = header_lines.join(
+    {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+    }
+)
 CLIENT_TIMEOUT_HEADER = "x-stainless-read-timeout"
 """In which OpenAI's clients say how long they wait, in seconds."""
 
@@ -197,12 +200,12 @@ class OpenAIHandlers:
         result = await self._failover.run(call)
         match result:
             case Whole():
-                return Answer(200, result.body, _headers(call))
+                return Answer(200, result.body, _header_lines(call))
             case Begun():
                 return await self._stream(exchange, call, result)
             case Refused():
                 answer = errors.refused_by_provider(result)
-                answer.headers.update(_headers(call))
+                answer.header_lines += _header_lines(call)
                 return answer
             case Exhausted():
                 error = errors.exhausted(call.attempts, result)
@@ -267,7 +270,7 @@ class OpenAIHandlers:
         """Send one provider's stream. Raises StreamCut, TimeoutError."""
         async with asyncio.timeout(begun.total_s):
             if not exchange.is_begun:
-                await exchange.begin(_STREAM_HEADERS | _headers(call))
+                await exchange.begin(_STREAM_LINES + _header_lines(call))
             stream = begun.stream
             push = exchange.push if joined is None and transcript is None else None
             received = await stream.next_piece()
@@ -316,10 +319,11 @@ class OpenAIHandlers:
         if call.ask.stream and call.first_token_s is not None:
             metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
+        plan = call.plan
         exchange.notes.update(
-            tenant=call.plan.tenant_id,
-            key_id=call.plan.key_id,
-            model=call.plan.global_model_id,
+            tenant=plan.tenant_id,
+            key_id=plan.key_id,
+            model=plan.global_model_id,
             provider=None if last is None else last.candidate.provider_id,
             outcome=None if last is None or last.outcome is None else last.outcome.value,
             attempts=call.tried,
@@ -352,18 +356,13 @@ def _wants(exchange: Exchange, header: str, *, by_default: bool) -> bool:
     return by_default if said is None else said.strip().lower() == "true"
 
 
-def _headers(call: Call) -> dict[str, str]:
+def _header_lines(call: Call) -> str:
     """What an answer says of how it came about."""
-    last = call.attempts[-1]
-    headers = {
-        **last.destination.headers,
-        "x-synaxis-attempts": str(call.tried),
-        **errors.rate_limit_headers(
-            call.plan.rate_limits, call.admitted.permits_left, call.admitted.tokens_left
-        ),
-    }
-    if last.reading is not None and last.outcome is AttemptOutcome.OK:
+    admitted, last = call.admitted, call.attempts[-1]
+    limits = errors.rate_limit_lines(admitted.plan.rate_limits, admitted.permits_left, admitted.tokens_left)
+    lines = f"{last.destination.header_lines}x-synaxis-attempts: {call.tried}\r\n{limits}"
+    if last.reading is not None and last.is_ok:
         amount = last.destination.tariff.cost(last.reading)
         if amount is not None:
-            headers["x-synaxis-cost-usd"] = amount
-    return headers
+            return f"{lines}x-synaxis-cost-usd: {amount}\r\n"
+    return lines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from prometheus_client import Counter
 
 from synaxis_gateway.upstream.answer import UpstreamAnswer
@@ -26,12 +26,11 @@ def _at_any_time() -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """One POST to a provider."""
 
     endpoint: UpstreamEndpoint
-    body: bytes = field(repr=False)
+    body: bytes
     request_id: str
     connect_timeout_s: float
     answer_within_s: float
@@ -41,6 +40,9 @@ class UpstreamRequest:
     had it all the same: not where each attempt counts against a limit or has to be paid for."""
     may_begin: Callable[[], bool] = _at_any_time
     """Asked when the connection is there, just before the first byte goes out."""
+
+    def __repr__(self) -> str:
+        return f"<request {self.request_id} of {len(self.body)} bytes>"  # the body is the client's secret
 
 
 class UpstreamClient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -105,8 +104,7 @@ class Measures(NamedTuple):
         return Needs(**self._asdict())
 
 
-@dataclass(slots=True)
-class OpenAIRequest:
+class OpenAIRequest(msgspec.Struct, eq=False):
     """A checked request."""
 
     endpoint: Endpoint
@@ -237,8 +235,7 @@ def _longest_answer(fields: dict[str, Any]) -> int | None:
     return max(newer or 0, older or 0) or None
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(msgspec.Struct):
     """What the input of a request consists of."""
 
     text_bytes: int = 0
