@@ -14,9 +14,8 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -72,38 +71,27 @@ class Spool:
 
     def append(self, report: bytes) -> Segment | None:
         """Write a report. None: it could not be written, and is in memory only."""
-        return self.append_all([report])[0]
-
-    def append_all(self, reports: Sequence[bytes]) -> list[Segment | None]:
-        """Write reports in one go, into one file. None: this one and what follows are in memory only."""
-        records = [frame(report) for report in reports]
-        whole = b"".join(records)
-        kept = 0
-        segment: Segment | None = None
+        record = frame(report)
         try:
-            segment = self._writable(len(whole))
+            segment = self._writable(len(record))
             if segment.is_torn:
-                records[0] = b"\n" + records[0]
-                whole = b"\n" + whole
-            written = os.write(segment.descriptor, whole)
+                record = b"\n" + record
+            written = os.write(segment.descriptor, record)
             SPOOLED_BYTES.count += written
             segment.size += written
-            segment.is_torn = written < len(whole)
+            segment.is_torn = written < len(record)
             if segment.is_torn:
-                kept = _whole_records(records, written)
                 raise OSError("the record was cut short")
-            kept = len(records)
-            self._problem = None
         except OSError as error:
-            WRITE_ERRORS.inc(len(records) - kept)
+            WRITE_ERRORS.inc()
             if self._problem is None:
                 log.error("spool_not_written", error=str(error))
             self._problem = f"the spool cannot be written: {error.strerror or error}"
-        if segment is None or not kept:
-            return [None] * len(records)
-        segment.waiting += kept
+            return None
+        self._problem = None
+        segment.waiting += 1
         self._dirty.add(segment.descriptor)
-        return [segment] * kept + [None] * (len(records) - kept)
+        return segment
 
     def stored(self, segment: Segment, reports: int = 1) -> None:
         """So many reports of a file need not be sent again. After the last it is emptied or removed."""
@@ -209,11 +197,6 @@ class Abandoned:
     def let_go(self) -> None:
         """Somebody else may have it."""
         os.close(self.lock)
-
-
-def _whole_records(records: Sequence[bytes], written: int) -> int:
-    """How many of the records lie within the bytes that were written."""
-    return sum(end <= written for end in accumulate(map(len, records)))
 
 
 def frame(report: bytes) -> bytes:

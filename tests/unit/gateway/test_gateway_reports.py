@@ -172,7 +172,8 @@ async def test_a_batch_that_was_not_stored_is_sent_again_as_it_was_whatever_has_
 
 async def test_what_a_gateway_that_is_gone_has_left_is_sent_in_batches(tmp_path: Path) -> None:
     gone, left = Spool(tmp_path, "gone"), [ids.uuid7() for _ in range(200)]
-    gone.append_all([report(request_id) for request_id in left])
+    for request_id in left:
+        gone.append(report(request_id))
     gone.close()
     bus, spool = FlakyBus(failures=1), Spool(tmp_path, "g")
     adopting = asyncio.create_task(Reports(bus, SystemClock(), capacity=10, spool=spool).adopt())

@@ -79,32 +79,33 @@ def test_a_file_whose_reports_are_all_stored_is_emptied(spool: Spool, tmp_path: 
     assert file.stat().st_size == 0
 
 
-def test_reports_that_are_written_together_are_read_one_by_one(spool: Spool, tmp_path: Path) -> None:
+def test_reports_of_one_file_are_read_one_by_one(spool: Spool, tmp_path: Path) -> None:
     other = Spool(tmp_path, "gone")
-    (segment, *others) = other.append_all([b"1", b"2", b"3"])
+    segment, *others = (other.append(report) for report in (b"1", b"2", b"3"))
     assert others == [segment, segment]
     other.close()
     assert adopted(spool) == [b"1", b"2", b"3"]
 
 
-def test_of_reports_that_were_cut_short_together_those_are_kept_that_are_whole(
+def test_a_report_that_was_cut_short_is_left_out_and_the_next_are_not(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Spool(tmp_path, "gone")
-    real_write, room = os.write, len(frame(b"1")) * 2 + 3
+    assert other.append(b"1") is not None
+    real_write, room = os.write, len(frame(b"2")) - 3
 
     def nearly_full(descriptor: int, data: bytes) -> int:
         return real_write(descriptor, data[:room])
 
     monkeypatch.setattr(os, "write", nearly_full)
-    kept = other.append_all([b"1", b"2", b"3", b"4"])
+    assert other.append(b"2") is None
     monkeypatch.setattr(os, "write", real_write)
-    assert [segment is not None for segment in kept] == [True, True, False, False]
     assert other.problem() is not None
-    other.append_all([b"5", b"6"])
+    assert other.append(b"3") is not None
+    assert other.append(b"4") is not None
     assert other.problem() is None
     other.close()
-    assert adopted(spool) == [b"1", b"2", b"5", b"6"]
+    assert adopted(spool) == [b"1", b"3", b"4"]
 
 
 def test_a_full_file_is_followed_by_another_and_removed_when_its_reports_are_stored_in_any_order(

@@ -128,7 +128,7 @@ class Account:
     def ends_at(self, draw: LeaseDraw) -> float:
         """Until when what was drawn may be used."""
         for lease in self._leases:
-            if lease.lease_id == draw.lease_id:
+            if lease.last_draw is draw or lease.lease_id == draw.lease_id:
                 return lease.ends_at
         return -math.inf
 

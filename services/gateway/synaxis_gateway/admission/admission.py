@@ -19,10 +19,9 @@ from synaxis_gateway import metrics
 from synaxis_gateway.admission.account import Account, Lease
 from synaxis_gateway.admission.plans import FOREVER, Held, Plans
 from synaxis_gateway.admission.returns import Returns
-from synaxis_gateway.admission.shape import Shape, shape_of
+from synaxis_gateway.admission.shape import Shape
 from synaxis_gateway.admission.slots import Slots
 from synaxis_gateway.routing import Registry
-from synaxis_gateway.wire.openai_request import OpenAIRequest
 
 log = get_logger(__name__)
 
@@ -99,12 +98,9 @@ class Admission:
         self._is_away = False
         self._is_closed = False
 
-    async def admit(self, ask: OpenAIRequest, key_hash: str) -> Admitted | RouteRefusal:
-        """Whether a request may be made, and by whom it can be served.
-
-        Raises BusUnavailable when no registry answers and nothing that is held allows it.
-        """
-        shape = shape_of(ask, key_hash)
+    def at_hand(self, shape: Shape) -> Admitted | RouteRefusal | None:
+        """Whether a request of this shape may be made, and by whom it can be served, as far as that is known
+        without asking anybody. None: it is not; see `by_asking`."""
         held = self._plans.get(shape)
         now = self._clock.monotonic()
         if held is not None:
@@ -118,7 +114,7 @@ class Admission:
         if refused is not None and now < refused[0]:
             metrics.ADMISSIONS.of("refused_again").count += 1
             return refused[1]
-        return await self._admit_by_asking(shape)
+        return None
 
     async def cover(self, admitted: Admitted, usd: Decimal) -> bool:
         """Reserve `usd` more for a further attempt. False: the budget has no room, or nobody answers."""
@@ -225,7 +221,11 @@ class Admission:
             held.slot_scopes,
         )
 
-    async def _admit_by_asking(self, shape: Shape) -> Admitted | RouteRefusal:
+    async def by_asking(self, shape: Shape) -> Admitted | RouteRefusal:
+        """The same, as a registry says it.
+
+        Raises BusUnavailable when none answers and nothing that is held allows the request.
+        """
         begun = self._clock.monotonic()
         self._waiting[shape] = self._waiting.get(shape, 0) + 1
         try:

@@ -23,6 +23,10 @@ class Cover:
         self._admission = admission
         self._provider_limits = provider_limits
 
+    def at_hand(self, call: Call, candidate: Candidate) -> Turn | None:
+        """The turn of an attempt that needs no more cover than its request came with; None: ask."""
+        return None if call.attempts or candidate.is_rate_limited else _ANY_TIME
+
     async def turn(self, call: Call, candidate: Candidate) -> Turn:
         """Take a permit of the limits that all tenants share at a candidate."""
         if not candidate.is_rate_limited:

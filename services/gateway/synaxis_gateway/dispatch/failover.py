@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from synaxis_common.contracts.routing import Candidate
 from synaxis_common.contracts.usage import TokenUsage
@@ -74,10 +75,12 @@ class Failover:
             if call.attempts and call.deadline - call.clock.monotonic() < LEAST_TIME_S:
                 break
             candidate = queue.pop(0)
-            if not await self._cover.is_paid(call, candidate):
-                continue
-            # Last of all, since the permit that it takes is for an attempt that begins now.
-            turn = await self._cover.turn(call, candidate)
+            turn = self._cover.at_hand(call, candidate)
+            if turn is None:
+                if not await self._cover.is_paid(call, candidate):
+                    continue
+                # Last of all, since the permit that it takes is for an attempt that begins now.
+                turn = await self._cover.turn(call, candidate)
             if turn.wait_s is not None:
                 spared.append(turn.wait_s)
                 continue
@@ -174,13 +177,15 @@ class Failover:
         except TooLate:
             return None
 
-    async def _make(self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]) -> Result:
+    def _make(
+        self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]
+    ) -> Coroutine[Any, Any, Result]:
         """One attempt. Raises TooLate."""
         is_last = not queue or call.tried + 1 >= MAX_ATTEMPTS
         ends_at = turn.ends_at
         if not call.reached_a_provider:
             ends_at = min(ends_at, call.admitted.ends_at)
-        return await self._attempts.make(call, candidate, call.ask, _until(ends_at, call), is_last=is_last)
+        return self._attempts.make(call, candidate, call.ask, _until(ends_at, call), is_last=is_last)
 
     async def _race(
         self, call: Call, candidate: Candidate, turn: Turn, queue: list[Candidate]

@@ -13,6 +13,7 @@ from synaxis_common.contracts.routing import RouteRefusal
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admission, Admitted
+from synaxis_gateway.admission.shape import Shape, shape_of
 from synaxis_gateway.dispatch import call_report, continuation
 from synaxis_gateway.dispatch.attempt import Begun, Whole
 from synaxis_gateway.dispatch.call import Call
@@ -29,7 +30,7 @@ from synaxis_gateway.http.shedding import Load
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_gateway.wire import header_lines, openai_request
 from synaxis_gateway.wire.joined_stream import Joined, Transcript
-from synaxis_gateway.wire.openai_request import BadRequest, Endpoint, OpenAIRequest
+from synaxis_gateway.wire.openai_request import BadRequest, Endpoint
 
 BROKEN_OFF = "The provider broke off its answer; it is incomplete."
 LAST_WORDS_S = 1.0
@@ -139,7 +140,11 @@ class OpenAIHandlers:
         call: Call | None = None
         while True:
             try:
-                admitted = await self._admit(exchange, ask)
+                shape = shape_of(ask, exchange.key_hash)
+                decision = self._admission.at_hand(shape)
+                if decision is None:
+                    decision = await self._ask(shape)
+                admitted = self._admitted(exchange, decision)
             except errors.ApiError as error:
                 if call is not None:
                     self._conclude(exchange, call, error.status)
@@ -183,18 +188,21 @@ class OpenAIHandlers:
         self._conclude(exchange, call, 200 if answer is None else answer.status)
         return answer
 
-    async def _admit(self, exchange: Exchange, ask: OpenAIRequest) -> Admitted:
+    async def _ask(self, shape: Shape) -> Admitted | RouteRefusal:
         try:
-            answer = await self._admission.admit(ask, exchange.key_hash)
+            return await self._admission.by_asking(shape)
         except BusUnavailable as error:
             raise errors.unavailable("No registry answers at the moment.") from error
-        if isinstance(answer, RouteRefusal):
-            raise errors.refusal(answer)
-        if answer.account is not None and self._reports.may_be_lost:
-            self._admission.leave(answer, unused=True)
+
+    def _admitted(self, exchange: Exchange, decision: Admitted | RouteRefusal) -> Admitted:
+        """Raises an ApiError for whoever is not."""
+        if isinstance(decision, RouteRefusal):
+            raise errors.refusal(decision)
+        if decision.account is not None and self._reports.may_be_lost:
+            self._admission.leave(decision, unused=True)
             raise errors.unavailable("What this request uses could not be accounted for at the moment.")
-        self._load.belongs(exchange.key_hash, answer.plan.tenant_id)
-        return answer
+        self._load.belongs(exchange.key_hash, decision.plan.tenant_id)
+        return decision
 
     async def _dispatch(self, exchange: Exchange, call: Call) -> Answer | None:
         result = await self._failover.run(call)

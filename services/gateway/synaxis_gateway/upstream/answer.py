@@ -111,7 +111,7 @@ class UpstreamAnswer:
         while not self.has_head:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._news()
         if self._error is not None:
             raise self._error
 
@@ -130,7 +130,7 @@ class UpstreamAnswer:
                 return b""
             if timeout is not None:
                 self.expect_within(timeout)
-            await self._wait()
+            await self._news()
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Have `listener` called, instead of waking who waits, whenever there is news: more of the body, its
@@ -295,14 +295,15 @@ class UpstreamAnswer:
             timer.cancel()
         self._timer = loop.call_at(deadline, self._look)
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """Done when something has come. A future and no coroutine: one less to go through at each wake.
+
+        Raises TimeoutError when what was expected is late already; the future may do so later.
+        """
         if self._timer is None and self._deadline < math.inf:
             raise TimeoutError
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _look(self) -> None:
         self._timer = None
