@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import shutil
-import ssl
-import subprocess
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import localhost_certificate, server_tls
 
 from synaxis_gateway.upstream.client import UpstreamClient, UpstreamRequest
 from synaxis_gateway.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, Connection
 from synaxis_gateway.upstream.dialing import Dialer
 from synaxis_gateway.upstream.endpoint import Origin, UpstreamEndpoint
 from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable, UpstreamError
+
+pytestmark = pytest.mark.both_loops
 
 MIB = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -461,25 +461,14 @@ def test_no_key_is_shown_by_accident() -> None:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    """A certificate for `localhost` that vouches for itself, with its key in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    made = tmp_path / "localhost.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
-        "-addext subjectAltName=DNS:localhost -keyout - -out -"
-    )
-    made.write_bytes(subprocess.run(command.split(), check=True, capture_output=True, timeout=30).stdout)
-    return made
+    return localhost_certificate(tmp_path)
 
 
 async def test_a_certificate_has_to_be_trusted_and_for_the_name(
     server: Server, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.say(OK)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=server_tls(authority))
     port = listening.sockets[0].getsockname()[1]
 
     async def ask(host: str) -> bytes:
