@@ -47,7 +47,7 @@ def address_of(host: str) -> IPAddress | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proxy:
-    """An HTTP proxy."""
+    """An HTTP proxy. Equal to itself alone, which costs nothing where connections are kept by it."""
 
     host: str
     port: int
