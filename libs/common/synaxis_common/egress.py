@@ -14,13 +14,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from synaxis_common.proxies import DIRECT, HOST_NAME, Proxies, Proxy, ascii_host
+from synaxis_common.proxies import DIRECT, HOST_NAME, Proxies, ascii_host
 
 DNS_CACHE_S = 60
 CONNECT_TIMEOUT_S = 3.0
@@ -140,20 +143,18 @@ def client_session(*, allow_private: bool, connections: int = 0) -> aiohttp.Clie
     Callers check literal addresses with `check_url` and pass `allow_redirects=False` on every request: a
     redirect could take a key elsewhere.
     """
-    return _session(_CheckedResolver(allow_private=allow_private), connections, None)
+    return _session(_CheckedResolver(allow_private=allow_private), connections)
 
 
-def _session(resolver: AbstractResolver, connections: int, proxy: Proxy | None) -> aiohttp.ClientSession:
-    secret = None if proxy is None else proxy.authorization
+def _session(resolver: AbstractResolver, connections: int) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        resolver=resolver,
+        limit=connections,
+        ttl_dns_cache=DNS_CACHE_S,
+        keepalive_timeout=KEEPALIVE_S,
+    )
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            resolver=resolver,
-            limit=connections,
-            ttl_dns_cache=DNS_CACHE_S,
-            keepalive_timeout=KEEPALIVE_S,
-        ),
-        proxy=None if proxy is None else proxy.url,
-        proxy_auth=None if secret is None else aiohttp.BasicAuth.decode(secret.get_secret_value(), "utf-8"),
+        connector=connector,
         trust_env=False,
         auto_decompress=True,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -161,24 +162,33 @@ def _session(resolver: AbstractResolver, connections: int, proxy: Proxy | None) 
     )
 
 
-class ClientSessions:
-    """HTTP clients for providers: one that connects to them, and one that goes through the proxy.
-
-    Callers do as they do with `client_session`.
-    """
+class HttpClient:
+    """Asks providers, each directly or through the proxy. What `client_session` says of callers is true here
+    too, but that no redirect is ever followed."""
 
     def __init__(self, proxies: Proxies = DIRECT, *, allow_private: bool, connections: int = 0) -> None:
         self._proxies = proxies
         self._direct = client_session(allow_private=allow_private, connections=connections)
         # What it resolves is the name of the proxy, which is the operator's choice.
-        self._proxied = _session(ThreadedResolver(), connections, proxies.proxy)
+        self._proxied = _session(ThreadedResolver(), connections)
 
-    def to(self, url: str) -> aiohttp.ClientSession:
-        """The one for `url`. Raises ValueError for what is no URL."""
-        return self._direct if self._proxies.to_url(url) is None else self._proxied
+    def get(
+        self, url: str, headers: Mapping[str, str], **options: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """GET, with `options` as aiohttp has them. Raises ValueError for what is no URL."""
+        proxy = self._proxies.to_url(url)
+        if proxy is None:
+            return self._direct.get(url, headers=headers, allow_redirects=False, **options)
+        if proxy.authorization is not None:
+            said = {"Proxy-Authorization": proxy.authorization.get_secret_value()}
+            if urlsplit(url).scheme == "https":
+                options["proxy_headers"] = said  # of the tunnel; the provider does not see them
+            else:
+                headers = {**headers, **said}
+        return self._proxied.get(url, headers=headers, proxy=proxy.url, allow_redirects=False, **options)
 
     async def close(self) -> None:
-        """Close both."""
+        """Close all connections."""
         await self._direct.close()
         await self._proxied.close()
 
