@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -282,6 +285,38 @@ async def test_a_last_word_before_the_connection_is_cut_is_heard_while_much_is_s
         answer = await client.open(request(server, body=b"x" * 8 * MIB))
         assert (answer.status, await answer.read_all()) == (413, b"no")
         answer.close()
+
+
+async def test_a_last_word_that_comes_between_our_look_and_our_write_is_heard(
+    client: UpstreamClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is a thread, so that it speaks and cuts while our loop stands still."""
+    may_speak, has_cut = threading.Event(), threading.Event()
+
+    def refuse_and_cut(listening: socket.socket) -> None:
+        taken, _ = listening.accept()
+        may_speak.wait(5)
+        taken.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        time.sleep(0.02)
+        taken.close()  # what we have sent is unread, so this is a reset
+        has_cut.set()
+
+    def looked_too_early(_connection: Connection) -> bool:
+        if not may_speak.is_set() and not has_cut.is_set():
+            may_speak.set()
+            has_cut.wait(5)
+            time.sleep(0.02)
+        return False
+
+    monkeypatch.setattr(Connection, "_has_more_to_read", looked_too_early)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        provider = threading.Thread(target=refuse_and_cut, args=(listening,))
+        provider.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1/x"
+        answer = await client.open(request(Server(url), body=b"x" * 8 * MIB))
+        assert (answer.status, await answer.read_all()) == (413, b"no")
+        answer.close()
+        provider.join(5)
 
 
 @pytest.mark.parametrize("more", [OK, b"HTTP/1.1 200 OK\r\nContent-", b"H", b"\r\n garbage"])
