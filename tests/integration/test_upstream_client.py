@@ -422,6 +422,20 @@ async def test_of_two_connections_that_are_there_at_once_one_is_closed(server: S
     used.close()
 
 
+async def test_a_connection_that_ends_before_it_is_used_is_none(server: Server) -> None:
+    class Late(Dialer):
+        async def _reach(self, origin: Origin, address: str) -> Connection:
+            connection = await super()._reach(origin, address)
+            await asyncio.sleep(0.05)
+            return connection
+
+    listening = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1/x"
+    with pytest.raises(NoConnection):
+        await Late().connect(request(server).endpoint.origin, 1.0)
+    listening.close()
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [

@@ -36,7 +36,10 @@ class Dialer:
                 connection = await self._first_of(origin, addresses)
                 if origin.proxy is not None and origin.is_tls:
                     await open_tunnel(connection, origin, origin.proxy, self._tls)
-                return connection
+            if not connection.is_usable:  # its end came at once; a request on it would wait for nothing
+                connection.close()
+                raise ConnectionResetError
+            return connection
         except (OSError, ssl.SSLError, UnicodeError) as error:  # of these, TimeoutError is an OSError
             raise NoConnection(f"{unreachable} ({type(error).__name__})") from error
 

@@ -48,7 +48,7 @@ async def open_tunnel(connection: Connection, origin: Origin, proxy: Proxy, tls:
         if handshake.has_said_more:
             raise RefusedByProxy(SAID_MORE)
         secured = await connection.loop.start_tls(transport, connection, tls, server_hostname=origin.host)
-        if secured is None or not connection.is_usable:
+        if secured is None:
             raise ConnectionResetError
     except BaseException:
         transport.abort()
