@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from synaxis_common.settings import ServiceSettings
+from synaxis_common.settings import OutwardSettings, ServiceSettings
 from synaxis_discovery.settings import DiscoverySettings
 from synaxis_gateway.settings import GatewaySettings
 from synaxis_registry.settings import RegistrySettings
@@ -19,6 +19,7 @@ from synaxis_sync.settings import SyncSettings
 README = Path(__file__).parent.parent / "README.md"
 CLASSES: dict[str, type[ServiceSettings]] = {
     "all": ServiceSettings,
+    "gateway, discovery, sync": OutwardSettings,
     "gateway": GatewaySettings,
     "registry": RegistrySettings,
     "sync": SyncSettings,
@@ -31,15 +32,22 @@ def settings_table() -> str:
     """The table in Markdown, a row a variable."""
     rows = ["| variable | read by | default | what it is |", "| --- | --- | --- | --- |"]
     for reader, settings in CLASSES.items():
+        inherited = {name for base in settings.__bases__ for name in getattr(base, "model_fields", ())}
         for name, field in settings.model_fields.items():
-            if reader != "all" and name in ServiceSettings.model_fields:
+            if name in inherited:
                 continue
-            default = field.get_default(call_default_factory=True, validated_data={})
-            if isinstance(default, SecretStr):
-                default = default.get_secret_value()
-            shown = "required" if default is PydanticUndefined or default == "" else f"`{default}`"
+            shown = _shown(field.get_default(call_default_factory=True, validated_data={}))
             rows.append(f"| `SYNAXIS_{name.upper()}` | {reader} | {shown} | {field.description} |")
     return "\n".join([BEGIN, *rows, END])
+
+
+def _shown(default: object) -> str:
+    """A default as the table has it; an empty secret is one that has to be given."""
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value() or PydanticUndefined
+    if default is PydanticUndefined:
+        return "required"
+    return "empty" if default == "" else f"`{default}`"
 
 
 def main() -> int:

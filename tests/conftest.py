@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 from tests.support.servers import Servers, docker_servers, embedded_servers
 
 settings.register_profile("synaxis", deadline=None)  # a busy machine is no failure
 settings.load_profile("synaxis")
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's own loop; tests that are marked `both_loops` run on uvloop's, as services do, as well."""
+    own = {"asyncio": asyncio.new_event_loop}
+    return own if item.get_closest_marker("both_loops") is None else {**own, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

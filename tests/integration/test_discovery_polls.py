@@ -7,13 +7,20 @@ import gzip
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
+from tests.support.certificates import localhost_certificate, server_tls
+from tests.support.http_proxy import HttpProxy, Says
+from tests.support.upstream import FakeProvider
 from tests.support.workers import StubRegistry, worker_world
 
 from synaxis_common.contracts.jobs import JobFinish, RunStatus
@@ -79,11 +86,22 @@ async def discovery(world: World, **settings: Any) -> AsyncIterator[StubRegistry
 
 async def poll(world: World, asked: DiscoveryTarget, **settings: Any) -> ProviderObservation:
     """Have one provider polled because the registry asks for it."""
+    return (await poll_each(world, asked, **settings))[0]
+
+
+async def poll_each(world: World, *asked: DiscoveryTarget, **settings: Any) -> list[ProviderObservation]:
+    """The same of several, one after the other."""
     async with discovery(world, **settings) as registry:
         await registry.until(lambda: bool(registry.targets_requests))
-        await registry.ask_poll(asked)
-        await registry.until(lambda: bool(registry.observations), timeout=20)
-        return registry.observations[-1]
+        for one in asked:
+            await _ask(registry, one)
+        return registry.observations[:]
+
+
+async def _ask(registry: StubRegistry, asked: DiscoveryTarget) -> None:
+    known = len(registry.observations)
+    await registry.ask_poll(asked)
+    await registry.until(lambda: len(registry.observations) > known, timeout=20)
 
 
 async def run_job(world: World, *targets: DiscoveryTarget, **settings: Any) -> JobFinish:
@@ -440,3 +458,57 @@ async def test_no_key_is_in_the_logs(world: World, capfd: pytest.CaptureFixture[
     written = capfd.readouterr().err
     assert "provider_polled" in written
     assert KEY not in written
+
+
+PROXY_PASSWORD = "hunter2-of-the-proxy"
+
+
+async def test_lists_are_asked_for_through_the_proxy_unless_their_host_is_exempt(world: World) -> None:
+    async with FakeProvider() as provider, HttpProxy(f"user:{PROXY_PASSWORD}") as proxy:
+        named = f"http://only.the.proxy.test:{provider.port}/v1"
+        through = {"upstream_proxy": SecretStr(proxy.url), "upstream_no_proxy": "127.0.0.0/8"}
+        told = await poll_each(world, target(named), target(provider.base_url), **through)
+        assert [one.outcome for one in told] == [PollOutcome.OK] * 2
+        assert proxy.asked_for == [f"GET {named}/models"]
+        assert len(provider.received) == 2
+        assert "Proxy-Authorization" not in provider.received[0].headers
+
+
+async def test_lists_are_asked_for_with_tls_within_a_tunnel(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = localhost_certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting)
+    async with FakeProvider(tls=server_tls(certificate)) as provider, HttpProxy("user:secret") as proxy:
+        told = await poll(world, target(provider.base_url), upstream_proxy=SecretStr(proxy.url))
+        assert told.outcome == PollOutcome.OK
+        assert proxy.asked_for == [f"CONNECT localhost:{provider.port}"]
+        assert "Proxy-Authorization" not in provider.received[0].headers
+
+
+async def test_a_proxy_that_refuses_is_no_word_of_the_provider_and_its_password_is_told_to_nobody(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    configure_logging("discovery", "DEBUG")
+    refusal = f"HTTP/1.1 502 {PROXY_PASSWORD}\r\n\r\n".encode()
+    try:
+        async with HttpProxy("user:right", {"says.test": Says(refusal, then_closes=True)}) as proxy:
+            told = await poll_each(
+                world,
+                target("https://provider.test/v1"),
+                target("http://provider.test:9/v1"),
+                target("https://says.test/v1"),
+                upstream_proxy=SecretStr(proxy.url.replace("right", PROXY_PASSWORD)),
+            )
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert [(one.outcome, one.error) for one in told] == [
+        (PollOutcome.UNREACHABLE, "cannot be reached through the proxy (407)"),
+        (PollOutcome.UNREACHABLE, "HTTP 407"),
+        (PollOutcome.UNREACHABLE, "cannot be reached through the proxy (502)"),
+    ]
+    assert PROXY_PASSWORD not in capfd.readouterr().err

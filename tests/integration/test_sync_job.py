@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
+from tests.support.http_proxy import HttpProxy
 from tests.support.models_dev import SHARED, ModelsDevServer, small_world
 from tests.support.workers import StubRegistry, worker_world
 
@@ -264,3 +266,24 @@ async def test_redirects_bombs_and_endless_answers_are_refused(
         await runner.cleanup()
     assert end.status == RunStatus.FAILED
     assert reason in (end.error or "")
+
+
+async def test_models_dev_is_read_through_the_proxy_unless_it_is_exempt(world: World) -> None:
+    async with HttpProxy("user:password") as proxy:
+        through: dict[str, Any] = {"upstream_proxy": SecretStr(proxy.url)}
+        with ModelsDevServer.of_small_world() as server:
+            named = server.url.replace("127.0.0.1", "only.the.proxy.test")
+            assert (await one_run(world, named, **through)).status == RunStatus.SUCCEEDED
+            assert proxy.asked_for == [f"GET {named}", f"GET {named.replace('api.json', 'models.json')}"]
+            await one_run(world, server.url, **through, upstream_no_proxy="127.0.0.1")
+            assert (len(server.requests), len(proxy.heads)) == (4, 2)
+
+
+async def test_a_proxy_that_refuses_is_named_without_its_credentials(world: World) -> None:
+    async with HttpProxy("user:right") as proxy:
+        wrong = SecretStr(proxy.url.replace("right", "hunter2"))
+        url, held = "https://models.test/api.json", {"provider/alpha": "sha256:x"}
+        end = await one_run(world, url, held, upstream_proxy=wrong)
+    assert end.status == RunStatus.FAILED
+    assert "cannot be reached through the proxy (407)" in (end.error or "")
+    assert "hunter2" not in end.model_dump_json()

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import shutil
-import ssl
-import subprocess
+import socket
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import localhost_certificate, server_tls
 
 from synaxis_gateway.upstream.client import UpstreamClient, UpstreamRequest
 from synaxis_gateway.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, Connection
 from synaxis_gateway.upstream.dialing import Dialer
 from synaxis_gateway.upstream.endpoint import Origin, UpstreamEndpoint
 from synaxis_gateway.upstream.errors import NoConnection, Reset, TooLate, Unreadable, UpstreamError
+
+pytestmark = pytest.mark.both_loops
 
 MIB = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -284,6 +287,38 @@ async def test_a_last_word_before_the_connection_is_cut_is_heard_while_much_is_s
         answer.close()
 
 
+async def test_a_last_word_that_comes_between_our_look_and_our_write_is_heard(
+    client: UpstreamClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is a thread, so that it speaks and cuts while our loop stands still."""
+    may_speak, has_cut = threading.Event(), threading.Event()
+
+    def refuse_and_cut(listening: socket.socket) -> None:
+        taken, _ = listening.accept()
+        may_speak.wait(5)
+        taken.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        time.sleep(0.02)
+        taken.close()  # what we have sent is unread, so this is a reset
+        has_cut.set()
+
+    def looked_too_early(_connection: Connection) -> bool:
+        if not may_speak.is_set() and not has_cut.is_set():
+            may_speak.set()
+            has_cut.wait(5)
+            time.sleep(0.02)
+        return False
+
+    monkeypatch.setattr(Connection, "_has_more_to_read", looked_too_early)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        provider = threading.Thread(target=refuse_and_cut, args=(listening,))
+        provider.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1/x"
+        answer = await client.open(request(Server(url), body=b"x" * 8 * MIB))
+        assert (answer.status, await answer.read_all()) == (413, b"no")
+        answer.close()
+        provider.join(5)
+
+
 @pytest.mark.parametrize("more", [OK, b"HTTP/1.1 200 OK\r\nContent-", b"H", b"\r\n garbage"])
 async def test_a_connection_that_says_more_than_it_was_asked_is_not_used_again(
     server: Server, client: UpstreamClient, more: bytes
@@ -387,6 +422,20 @@ async def test_of_two_connections_that_are_there_at_once_one_is_closed(server: S
     used.close()
 
 
+async def test_a_connection_that_ends_before_it_is_used_is_none(server: Server) -> None:
+    class Late(Dialer):
+        async def _reach(self, origin: Origin, address: str) -> Connection:
+            connection = await super()._reach(origin, address)
+            await asyncio.sleep(0.05)
+            return connection
+
+    listening = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1/x"
+    with pytest.raises(NoConnection):
+        await Late().connect(request(server).endpoint.origin, 1.0)
+    listening.close()
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [
@@ -461,25 +510,14 @@ def test_no_key_is_shown_by_accident() -> None:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    """A certificate for `localhost` that vouches for itself, with its key in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    made = tmp_path / "localhost.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
-        "-addext subjectAltName=DNS:localhost -keyout - -out -"
-    )
-    made.write_bytes(subprocess.run(command.split(), check=True, capture_output=True, timeout=30).stdout)
-    return made
+    return localhost_certificate(tmp_path)
 
 
 async def test_a_certificate_has_to_be_trusted_and_for_the_name(
     server: Server, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.say(OK)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=server_tls(authority))
     port = listening.sockets[0].getsockname()[1]
 
     async def ask(host: str) -> bytes:

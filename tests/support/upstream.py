@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,6 +93,7 @@ class FakeProvider:
         *,
         api_key: str | None = None,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.models: list[str | Mapping[str, Any]] = list(models)
@@ -101,13 +103,15 @@ class FakeProvider:
         self.received: list[Received] = []
         self.api_key = api_key
         self.port = port
+        self.tls = tls
         self._arrived = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
     @property
     def base_url(self) -> str:
         """What a provider's entry says: the root of its OpenAI-compatible API."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        # Certificates are for names.
+        return f"http://127.0.0.1:{self.port}/v1" if self.tls is None else f"https://localhost:{self.port}/v1"
 
     @property
     def calls(self) -> list[Received]:
@@ -123,7 +127,7 @@ class FakeProvider:
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.tls).start()
         self.port = int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:

@@ -24,6 +24,7 @@ _SECRET_OF = {
     "SYNAXIS_ADMIN_KEY": {"registry", "gateway"},
     "SYNAXIS_KEY_PEPPER": {"gateway"},
     "SYNAXIS_WEBHOOK_SECRET": {"registry"},
+    "SYNAXIS_UPSTREAM_PROXY": {"gateway", "discovery", "sync"},
 }
 _HOLDS_PROVIDER_KEYS = frozenset({"gateway", "discovery"})
 

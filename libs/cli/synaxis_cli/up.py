@@ -137,6 +137,7 @@ class Up:
             "SYNAXIS_WEBHOOK_SECRET": _webhook_secret(kept),
             "SYNAXIS_WEBHOOK_ALLOW_PRIVATE": "true",
             "SYNAXIS_ALLOW_PRIVATE_PROVIDERS": "true",
+            "SYNAXIS_UPSTREAM_NO_PROXY": "localhost,127.0.0.1,::1",  # a proxy elsewhere has another localhost
             "SYNAXIS_LOG_LEVEL": "WARNING",
             "SYNAXIS_SPOOL_DIR": str(self._directory.path / "spool"),
         }

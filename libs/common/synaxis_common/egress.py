@@ -3,6 +3,10 @@
 A base URL comes from models.dev or from an operator; either could point at a metadata service or at a
 neighbour in the cluster. The address is checked when the name has been resolved, and the connection goes
 to that very address, so that a second answer of the name server cannot change it.
+
+Through an operator's proxy (`proxies.py`) it is the proxy that resolves names. What a URL says is checked
+here all the same (`check_url`); what a name stands for is not, and is for the proxy's own rules to refuse.
+Where the proxy itself is, is the operator's choice.
 """
 
 from __future__ import annotations
@@ -10,11 +14,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+
+from synaxis_common.proxies import DIRECT, HOST_NAME, Proxies, ascii_host
 
 DNS_CACHE_S = 60
 CONNECT_TIMEOUT_S = 3.0
@@ -53,7 +62,7 @@ def check_url(url: str, *, allow_private: bool) -> None:
     """Raise ForbiddenAddress unless `url` is one that we would send a key to.
 
     Plain HTTP is for private addresses only, which have to be allowed. Names are checked when they are
-    resolved (`client_session`), literal addresses here.
+    resolved (`client_session`), literal addresses here, in the one way of writing them.
     """
     try:
         parts = urlsplit(url)
@@ -71,12 +80,20 @@ def check_url(url: str, *, allow_private: bool) -> None:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        if not allow_private and (
-            host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
-        ):
-            raise ForbiddenAddress(f"{host} is not a public name") from None
+        _check_name(host, allow_private=allow_private)
     else:
         check_address(host, allow_private=allow_private)
+
+
+def _check_name(host: str, *, allow_private: bool) -> None:
+    try:
+        name = ascii_host(host).lower()
+    except UnicodeError as error:
+        raise ForbiddenAddress(f"{host} is no name of a host") from error
+    if not HOST_NAME.fullmatch(name):
+        raise ForbiddenAddress(f"{host} is no name of a host, nor an address as it is usually written")
+    if not allow_private and f".{name.removesuffix('.')}".endswith((".localhost", ".local", ".internal")):
+        raise ForbiddenAddress(f"{host} is not a public name")
 
 
 async def check_resolved(url: str, *, allow_private: bool) -> None:
@@ -126,8 +143,12 @@ def client_session(*, allow_private: bool, connections: int = 0) -> aiohttp.Clie
     Callers check literal addresses with `check_url` and pass `allow_redirects=False` on every request: a
     redirect could take a key elsewhere.
     """
+    return _session(_CheckedResolver(allow_private=allow_private), connections)
+
+
+def _session(resolver: AbstractResolver, connections: int) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        resolver=_CheckedResolver(allow_private=allow_private),
+        resolver=resolver,
         limit=connections,
         ttl_dns_cache=DNS_CACHE_S,
         keepalive_timeout=KEEPALIVE_S,
@@ -139,3 +160,39 @@ def client_session(*, allow_private: bool, connections: int = 0) -> aiohttp.Clie
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
     )
+
+
+class HttpClient:
+    """Asks providers, each directly or through the proxy. What `client_session` says of callers is true here
+    too, but that no redirect is ever followed."""
+
+    def __init__(self, proxies: Proxies = DIRECT, *, allow_private: bool, connections: int = 0) -> None:
+        self._proxies = proxies
+        self._direct = client_session(allow_private=allow_private, connections=connections)
+        # What it resolves is the name of the proxy, which is the operator's choice.
+        self._proxied = _session(ThreadedResolver(), connections)
+
+    def get(
+        self, url: str, headers: Mapping[str, str], **options: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """GET, with `options` as aiohttp has them. Raises ValueError for what is no URL."""
+        proxy = self._proxies.to_url(url)
+        if proxy is None:
+            return self._direct.get(url, headers=headers, allow_redirects=False, **options)
+        if proxy.authorization is not None:
+            said = {"Proxy-Authorization": proxy.authorization.get_secret_value()}
+            if urlsplit(url).scheme == "https":
+                options["proxy_headers"] = said  # of the tunnel; the provider does not see them
+            else:
+                headers = {**headers, **said}
+        return self._proxied.get(url, headers=headers, proxy=proxy.url, allow_redirects=False, **options)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._direct.close()
+        await self._proxied.close()
+
+
+def proxy_failure(error: aiohttp.ClientHttpProxyError) -> str:
+    """What it means that the proxy refused, without what it wrote."""
+    return f"cannot be reached through the proxy ({error.status})"

@@ -15,6 +15,7 @@ _SECRETS = re.compile(
     r"""(?ix)
     \b(?:sk|pk|rk|gsk|xai|hf|nvapi|AIza|r8|ghp|gho|glpat|csk|fw|pplx|tgp|eyJ)[-_]?[A-Za-z0-9_\-.]{12,}
     | \bBearer\s+\S+
+    | \bauthorization["']?\s*[=:]\s*["']?Basic\s+[^\s"',&}]+
     | (?<=://)[^\s/@:]+:[^\s/@]+(?=@)
     | \b(?:api[-_]?key|token|secret|password|authorization)["']?\s*[=:]\s*["']?(?:Bearer\s+)?[^\s"',&}]+
     """

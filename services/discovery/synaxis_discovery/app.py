@@ -28,6 +28,7 @@ async def discovering(
         environment,
         timeout_s=settings.discovery_timeout_s,
         connections=settings.discovery_concurrency,
+        proxies=settings.proxies,
     )
     discovery = Discovery(
         bus,

@@ -20,6 +20,7 @@ from synaxis_common.contracts.observation import (
     WireKind,
 )
 from synaxis_common.logging import REDACTED, scrub
+from synaxis_common.proxies import DIRECT, Proxies
 from synaxis_discovery.dialects import NotAModelList, Page, merged, read_page
 from synaxis_discovery.metrics import LATENCY, POLLS, SKIPPED
 
@@ -32,7 +33,8 @@ USER_AGENT: Final = "Synaxis (model discovery)"
 
 _UNAUTHORIZED: Final = frozenset({401, 402, 403})
 """402 too: it is the account behind the key that has no money, not the provider that is down."""
-_TRY_LATER: Final = frozenset({408, 425})
+_TRY_LATER: Final = frozenset({407, 408, 425})
+"""407: a proxy on the way wants credentials, which says nothing of the provider."""
 _GOOGLE_BAD_KEY: Final = b"API_KEY_INVALID"
 """Google answers a wrong key with 400 and this reason."""
 
@@ -62,18 +64,24 @@ class Poller:
     """Polls providers, with the keys that are in `environment`."""
 
     def __init__(
-        self, clock: Clock, environment: Mapping[str, str], *, timeout_s: float, connections: int
+        self,
+        clock: Clock,
+        environment: Mapping[str, str],
+        *,
+        timeout_s: float,
+        connections: int,
+        proxies: Proxies = DIRECT,
     ) -> None:
         self._clock, self._environment, self._timeout_s = clock, environment, timeout_s
-        self._sessions = {
-            allow_private: egress.client_session(allow_private=allow_private, connections=connections)
+        self._clients = {
+            allow_private: egress.HttpClient(proxies, allow_private=allow_private, connections=connections)
             for allow_private in (False, True)
         }
 
     async def close(self) -> None:
         """Close the connections."""
-        for session in self._sessions.values():
-            await session.close()
+        for client in self._clients.values():
+            await client.close()
 
     def can_ask(self, target: DiscoveryTarget) -> bool:
         """Whether the provider's key is here, or none is needed."""
@@ -96,6 +104,8 @@ class Poller:
             outcome, error = failure.outcome, str(failure)
         except TimeoutError:
             outcome, error = PollOutcome.UNREACHABLE, f"no complete answer in {self._timeout_s:g} s"
+        except aiohttp.ClientHttpProxyError as failure:
+            outcome, error = PollOutcome.UNREACHABLE, egress.proxy_failure(failure)
         except (aiohttp.ClientError, OSError, ValueError) as failure:
             outcome, error = PollOutcome.UNREACHABLE, f"{type(failure).__name__}: {failure}"
         latency_s = self._clock.monotonic() - begun
@@ -146,11 +156,10 @@ class Poller:
     async def _page(
         self, target: DiscoveryTarget, key: str | None, page: str | None, progress: _Progress
     ) -> Page:
-        async with self._sessions[target.allow_private].get(
+        async with self._clients[target.allow_private].get(
             f"{target.base_url.rstrip('/')}/models",
+            _headers(target, key),
             params=_parameters(target.kind, page),
-            headers=_headers(target, key),
-            allow_redirects=False,
         ) as answer:
             progress.http_status = answer.status
             body = bytearray()

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from synaxis_common.schedule import checked_schedule
-from synaxis_common.settings import ServiceSettings
+from synaxis_common.settings import OutwardSettings
 
 
-class DiscoverySettings(ServiceSettings):
+class DiscoverySettings(OutwardSettings):
     """What discovery needs to know. The providers' keys are in its environment, under their own names."""
 
     discovery_schedule: Annotated[str, AfterValidator(checked_schedule)] = Field(

@@ -68,7 +68,10 @@ async def serving(
     reports = Reports(runtime.bus, clock, settings.report_queue_size, spool)
     sharing = Sharing(runtime.bus, clock, gateway_id)
     failover = Failover(
-        Attempts(client, environment), RetryBudget(), sharing.cooldowns, Cover(admission, provider_limits)
+        Attempts(client, environment, settings.proxies),
+        RetryBudget(),
+        sharing.cooldowns,
+        Cover(admission, provider_limits),
     )
     openai = OpenAIHandlers(settings, clock, admission, failover, reports, gateway_id)
     routes = [

@@ -7,12 +7,12 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from synaxis_common.settings import ServiceSettings
+from synaxis_common.settings import OutwardSettings
 
 MIB = 1024 * 1024
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(OutwardSettings):
     """What the gateway needs to know."""
 
     model_config = SettingsConfigDict(

@@ -46,7 +46,7 @@ class ModelsDev:
             total=settings.models_dev_timeout_s, sock_connect=settings.models_dev_connect_timeout_s
         )
         # No key goes there, so a copy on a private address is the operator's own business.
-        self._session = egress.client_session(allow_private=True)
+        self._client = egress.HttpClient(settings.proxies, allow_private=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class ModelsDev:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._session.close()
+        await self._client.close()
 
     async def fetch(self, name: str, etag: str | None) -> Document | None:
         """The document `name`; None where there is none (404). Raises SourceFailed for anything else."""
@@ -66,6 +66,9 @@ class ModelsDev:
         except TimeoutError as error:
             FETCHES.labels(name, "failed").inc()
             raise SourceFailed(f"{name}: no complete answer in {self._timeout.total:g} s") from error
+        except aiohttp.ClientHttpProxyError as error:
+            FETCHES.labels(name, "failed").inc()
+            raise SourceFailed(f"{name}: {egress.proxy_failure(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             FETCHES.labels(name, "failed").inc()
             raise SourceFailed(f"{name}: {type(error).__name__}") from error
@@ -75,9 +78,7 @@ class ModelsDev:
 
     async def _get(self, name: str, etag: str | None) -> Document | None:
         headers = _HEADERS if etag is None else {**_HEADERS, "If-None-Match": etag}
-        async with self._session.get(
-            self._urls[name], headers=headers, timeout=self._timeout, allow_redirects=False
-        ) as answer:
+        async with self._client.get(str(self._urls[name]), headers, timeout=self._timeout) as answer:
             if answer.status == 304 and etag is not None:
                 return Document(None, etag)
             if answer.status == 404:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from yarl import URL
 
 from synaxis_common.schedule import checked_schedule
-from synaxis_common.settings import ServiceSettings
+from synaxis_common.settings import OutwardSettings
 
 MIB = 1024 * 1024
 
@@ -20,7 +20,7 @@ def _checked_url(text: str) -> str:
     return str(url)
 
 
-class SyncSettings(ServiceSettings):
+class SyncSettings(OutwardSettings):
     """What sync needs to know."""
 
     models_dev_url: Annotated[str, AfterValidator(_checked_url)] = Field(

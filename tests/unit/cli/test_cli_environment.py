@@ -16,6 +16,7 @@ EVERYTHING = {
     "SYNAXIS_DATABASE_URL": "postgresql://user:password@127.0.0.1/synaxis",
     "SYNAXIS_ADMIN_KEY": "an operator's",
     "SYNAXIS_KEY_PEPPER": "the hashes'",
+    "SYNAXIS_UPSTREAM_PROXY": "http://user:password@proxy:3128",
 }
 PROVIDER_KEYS = {"NVIDIA_API_KEY", "MY_OWN_VARIABLE"}
 MACHINE = {"PATH", "LC_ALL", "PYTHONPATH"}
@@ -24,10 +25,13 @@ MACHINE = {"PATH", "LC_ALL", "PYTHONPATH"}
 @pytest.mark.parametrize(
     ("service", "secrets"),
     [
-        ("gateway", PROVIDER_KEYS | {"SYNAXIS_ADMIN_KEY", "SYNAXIS_KEY_PEPPER"}),
-        ("discovery", PROVIDER_KEYS),
+        (
+            "gateway",
+            PROVIDER_KEYS | {"SYNAXIS_ADMIN_KEY", "SYNAXIS_KEY_PEPPER", "SYNAXIS_UPSTREAM_PROXY"},
+        ),
+        ("discovery", PROVIDER_KEYS | {"SYNAXIS_UPSTREAM_PROXY"}),
         ("registry", {"SYNAXIS_DATABASE_URL", "SYNAXIS_ADMIN_KEY"}),
-        ("sync", set[str]()),
+        ("sync", {"SYNAXIS_UPSTREAM_PROXY"}),
     ],
 )
 def test_a_service_sees_the_secrets_that_it_needs_and_no_other(service: str, secrets: set[str]) -> None:

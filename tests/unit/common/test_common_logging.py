@@ -28,6 +28,7 @@ def test_a_key_is_taken_out_of_a_text(key: str) -> None:
     ("text", "secret"),
     [
         ("Authorization: Bearer abc.def", "abc.def"),
+        ("Proxy-Authorization: Basic dXNlcjpodW50ZXIy", "dXNlcjpodW50ZXIy"),
         ("nats://user:hunter2@10.0.0.1:4222 refused", "hunter2"),
         ('{"api_key": "zzz111"}', "zzz111"),
     ],

@@ -24,6 +24,15 @@ from synaxis_common import egress
         "https:///v1",
         "https://[::1/v1",
         "not a url",
+        "https://localhost./v1",
+        "https://127.1/v1",
+        "https://127.0.0.1./v1",
+        "https://2130706433/v1",
+        "https://0x7f.1/v1",
+        "https://0x7f000001/v1",
+        "https://１２７.0.0.1/v1",
+        "https://a b.example/v1",
+        "https://a..example/v1",
     ],
 )
 def test_a_base_url_that_could_take_a_key_elsewhere_is_refused(url: str) -> None:
@@ -39,7 +48,17 @@ def test_private_addresses_pass_where_an_operator_allows_them(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest", "http://[fe80::1]/v1", "http://[::ffff:169.254.169.254]/"]
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "http://169.254.169.254./latest",
+        "http://2852039166/latest",
+        "http://0xa9.254.169.254/latest",
+        "http://0.0.0.0/v1",
+        "http://0/v1",
+        "http://[fe80::1]/v1",
+        "http://[::ffff:169.254.169.254]/",
+    ],
 )
 def test_link_local_addresses_are_never_allowed(url: str) -> None:
     with pytest.raises(egress.ForbiddenAddress):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from synaxis_common.contracts.routing import Candidate
+from synaxis_common.proxies import DIRECT, Proxies
 from synaxis_gateway.dispatch import classify
 from synaxis_gateway.dispatch.call import Attempt, Call
 from synaxis_gateway.dispatch.classify import Follows, Verdict
@@ -58,9 +59,14 @@ Result = Whole | Begun | Failed
 class Attempts:
     """Makes attempts. `environment` holds the keys, which go nowhere but to their provider."""
 
-    def __init__(self, client: UpstreamClient, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        client: UpstreamClient,
+        environment: Mapping[str, str] = os.environ,
+        proxies: Proxies = DIRECT,
+    ) -> None:
         self._client = client
-        self._destinations = Destinations(environment)
+        self._destinations = Destinations(environment, proxies)
 
     async def make(
         self,

@@ -11,6 +11,7 @@ import msgspec
 
 from synaxis_common import key_variables
 from synaxis_common.contracts.routing import Candidate
+from synaxis_common.proxies import DIRECT, Proxies
 from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch.tariff import Tariff
 from synaxis_gateway.upstream import headers
@@ -28,6 +29,7 @@ class Destination:
 
     __slots__ = (
         "_endpoints",
+        "_proxies",
         "candidate",
         "has_no_key",
         "header_lines",
@@ -39,8 +41,11 @@ class Destination:
         "timeout_s",
     )
 
-    def __init__(self, candidate: Candidate, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, candidate: Candidate, environment: Mapping[str, str], proxies: Proxies = DIRECT
+    ) -> None:
         self.candidate = candidate
+        self._proxies = proxies
         self.provider_id = candidate.provider_id
         self.provider_model_id = candidate.provider_model_id
         self.key = key_variables.find_key(candidate.api_key_envs, environment)
@@ -71,6 +76,7 @@ class Destination:
             f"{candidate.base_url.rstrip('/')}{PATHS[operation]}",
             headers.build(candidate, self.key, stream=stream),
             allow_private=candidate.allow_private,
+            proxies=self._proxies,
         )
         return made
 
@@ -78,9 +84,9 @@ class Destination:
 class Destinations:
     """The latest ones. Keys are read from `environment` and go nowhere but to their provider."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ, proxies: Proxies = DIRECT) -> None:
         self._known = ByIdentity[Candidate, Destination](
-            lambda candidate: Destination(candidate, environment), MAX_KNOWN
+            lambda candidate: Destination(candidate, environment, proxies), MAX_KNOWN
         )
 
     def of(self, candidate: Candidate) -> Destination:

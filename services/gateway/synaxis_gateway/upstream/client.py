@@ -14,10 +14,13 @@ from synaxis_gateway.upstream.connection import PIECE_BYTES, Connection
 from synaxis_gateway.upstream.dialing import Dialer
 from synaxis_gateway.upstream.endpoint import Origin, UpstreamEndpoint
 from synaxis_gateway.upstream.errors import Reset, TooLate
+from synaxis_gateway.upstream.tunnel import RefusedByProxy
 
 STALE_CONNECTION_S: Final = 1.0
 """A reused connection that fails later than this was not stale: the provider was at work on the request."""
 SWEEP_EVERY_S: Final = 5.0
+_WANTS_CREDENTIALS: Final = 407
+"""What a proxy answers to a request that it passes on itself; no provider has a reason to."""
 
 CONNECTIONS = Counter("synaxis_gateway_upstream_connections_total", "Connections made to providers")
 
@@ -100,6 +103,8 @@ class UpstreamClient:
                 async with asyncio.timeout(request.answer_within_s):
                     await connection.send_large(answer, body)
             await answer.wait_for_head()
+            if answer.status == _WANTS_CREDENTIALS and origin.proxy is not None and not origin.is_tls:
+                raise RefusedByProxy(answer.status)
         except BaseException:
             answer.close()
             raise

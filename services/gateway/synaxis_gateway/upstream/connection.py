@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from typing import Final, cast
 
@@ -28,6 +29,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._sender: asyncio.Future[None] | None = None
         """Woken when more of a large body can be sent, or need not."""
+        self._sends_much = False
         self.answer: UpstreamAnswer | None = None
         self.is_usable = True
         """Whether another request may be sent after this one."""
@@ -41,6 +43,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._sends_much:
+            self._hear_out()
         self.is_usable = False
         self._wake_sender()
         if self.answer is not None:
@@ -88,10 +92,12 @@ class Connection(asyncio.Protocol):
     def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes) -> None:
         """Send a request, or as much of it as goes out at one go; `send_large` sends the rest."""
         self.answer = answer
+        self._sends_much = False
         self.transport.write(head + body if len(body) <= PIECE_BYTES else head)
 
     async def send_large(self, answer: UpstreamAnswer, body: bytes) -> None:
         """Send a body in pieces, as fast as the provider takes them; stops when its answer is there."""
+        self._sends_much = True
         view = memoryview(body)
         begin = 0
         while begin < len(body):
@@ -168,8 +174,8 @@ class Connection(asyncio.Protocol):
     def _has_more_to_read(self) -> bool:
         """Whether something has come that the loop has not read yet.
 
-        It may be a last answer of somebody who does not listen any more: writing now would fail, and that
-        failure would be all we hear. (When it comes at the very moment of writing, it still is.)
+        It may be a last answer of somebody who does not listen any more: writing now would fail, and with TLS
+        that failure would be all we hear. (When it comes at the very moment of writing, it still is.)
         """
         handle = self.transport.get_extra_info("socket")
         if handle is None:
@@ -177,3 +183,15 @@ class Connection(asyncio.Protocol):
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         return bool(poll.poll(0))
+
+    def _hear_out(self) -> None:
+        """Read what had come before the connection was cut while we wrote. The kernel still has it."""
+        answer, handle = self.answer, self.transport.get_extra_info("socket")
+        if answer is None or answer.is_over or handle is None or self.transport.get_extra_info("ssl_object"):
+            return
+        try:
+            last = os.read(handle.fileno(), MAX_HEAD_BYTES)
+        except OSError:
+            return  # nothing had come: that the connection was cut is all there is to say
+        if last:
+            self.data_received(last)

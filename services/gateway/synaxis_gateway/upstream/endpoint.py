@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from synaxis_common import egress
+from synaxis_common.proxies import DIRECT, Proxies, Proxy, ascii_host
 from synaxis_gateway.upstream.errors import NoConnection
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -24,6 +25,13 @@ class Origin(NamedTuple):
     port: int
     is_tls: bool
     allow_private: bool
+    proxy: Proxy | None = None
+    """Through which it is reached."""
+
+    @property
+    def authority(self) -> str:
+        """Host and port as HTTP has them. Raises NoConnection for a name that is none."""
+        return f"{_host(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,7 +43,9 @@ class UpstreamEndpoint:
     """The request line and all headers but those that differ from request to request."""
 
     @classmethod
-    def of(cls, url: str, headers: Mapping[str, str], *, allow_private: bool) -> UpstreamEndpoint:
+    def of(
+        cls, url: str, headers: Mapping[str, str], *, allow_private: bool, proxies: Proxies = DIRECT
+    ) -> UpstreamEndpoint:
         """Raises NoConnection for an address that we do not send to, or headers that are none."""
         try:
             egress.check_url(url, allow_private=allow_private)
@@ -43,11 +53,16 @@ class UpstreamEndpoint:
             raise NoConnection("its address is one we do not send to") from error
         parts = urlsplit(url)
         assert parts.hostname is not None  # check_url has seen it
-        origin = Origin(
-            parts.hostname, parts.port or _PORTS[parts.scheme], parts.scheme == "https", allow_private
-        )
-        path = quote(parts.path or "/", safe="/:@!$&'()*+,;=~%-._")
-        lines = [f"POST {path} HTTP/1.1", f"host: {_host(origin)}"]
+        host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        said = _host(host) if port == _PORTS[parts.scheme] else f"{_host(host)}:{port}"
+        origin = Origin(host, port, parts.scheme == "https", allow_private, proxies.to(host, port))
+        target = quote(parts.path or "/", safe="/:@!$&'()*+,;=~%-._")
+        proxy = None if origin.is_tls else origin.proxy  # one with a tunnel through it sees nothing of this
+        if proxy is not None:
+            target = f"http://{said}{target}"
+        lines = [f"POST {target} HTTP/1.1", f"host: {said}"]
+        if proxy is not None and proxy.authorization is not None:
+            lines.append(f"proxy-authorization: {proxy.authorization.get_secret_value()}")
         for name, value in headers.items():
             if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
                 raise NoConnection("a header for it cannot be sent")
@@ -63,12 +78,10 @@ class UpstreamEndpoint:
         )
 
 
-def _host(origin: Origin) -> str:
-    """The host as its header has it. Raises NoConnection for a name that is none."""
+def _host(host: str) -> str:
+    """A host as headers have it. Raises NoConnection for a name that is none."""
     try:
-        host = origin.host if origin.host.isascii() else origin.host.encode("idna").decode()
+        name = ascii_host(host)
     except UnicodeError as error:
         raise NoConnection("its name is no name of a host") from error
-    if ":" in host:
-        host = f"[{host}]"
-    return host if origin.port == _PORTS["https" if origin.is_tls else "http"] else f"{host}:{origin.port}"
+    return f"[{name}]" if ":" in name else name
