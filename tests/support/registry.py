@@ -59,6 +59,9 @@ ADMIN_KEY = "admin-key-of-the-tests"
 PEPPER = "pepper-of-the-tests"
 PROVIDERS = {"alpha": "0.10", "beta": "0.20"}
 MODEL = "talker-2-mini"
+PATIENCE_S = 25.0
+"""A slow machine's, and yet less than the 30 s after which messages that nobody has acknowledged come again:
+what only that mends is found out."""
 
 
 @dataclass
@@ -256,7 +259,7 @@ def report(
     )
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], what: str, within_s: float = 15.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], what: str, within_s: float = PATIENCE_S) -> None:
     """Wait until `check` holds, or fail saying that `what` did not come true."""
     try:
         async with asyncio.timeout(within_s):
