@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -290,11 +290,18 @@ async def running_registries(
             stack.push_async_callback(bus.close)
             return bus
 
-        for number in range(count):
-            runtime = Runtime(
-                await connected(f"registry-{number}"), TaskSupervisor(), Health(), SystemClock()
-            )
-            await stack.enter_async_context(serving(runtime, settings))
+        buses = [await connected(f"registry-{number}") for number in range(count)]
+        running: list[AbstractAsyncContextManager[None]] = []
+
+        async def stop_all() -> None:
+            # Together: each waits for what it is fetching.
+            await asyncio.gather(*(one.__aexit__(None, None, None) for one in running))
+
+        stack.push_async_callback(stop_all)
+        for bus in buses:
+            one = serving(Runtime(bus, TaskSupervisor(), Health(), SystemClock()), settings)
+            await one.__aenter__()
+            running.append(one)
         database = await asyncpg.connect(database_url)
         stack.push_async_callback(database.close)
         yield Rig(await connected("client"), database)
