@@ -55,6 +55,14 @@ def nats_url(servers: Servers) -> Iterator[str]:
 
 
 @pytest.fixture
-def fresh_database_url(servers: Servers) -> str:
-    """An empty database of the test's own."""
-    return servers.new_database()
+def fresh_database_url(servers: Servers) -> Iterator[str]:
+    """A database of the test's own, with the registry's tables and nothing in them."""
+    with servers.database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(servers: Servers) -> Iterator[str]:
+    """A database of the test's own without a table."""
+    with servers.database(is_empty=True) as url:
+        yield url

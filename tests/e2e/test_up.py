@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from tests.support.models_dev import SHARED, ModelsDevServer
 from tests.support.registry import eventually
 from tests.support.system import System
 
 ASK: dict[str, Any] = {"model": "demo-chat-1", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture
+def of_small_world() -> Iterator[dict[str, str]]:
+    """The environment of a system that need not take in the whole of models.dev."""
+    with ModelsDevServer.of_small_world() as models_dev:
+        yield {"SYNAXIS_MODELS_DEV_URL": models_dev.url}
 
 
 def all_pids(found: object) -> Iterator[int]:
@@ -79,8 +87,10 @@ async def test_without_a_key_demo_providers_answer_fail_over_and_the_state_survi
             assert (await client.models.list()).data[0].id == "demo-chat-1"
 
 
-async def test_a_killed_service_is_started_again_and_a_killed_up_leaves_nobody(tmp_path: Path) -> None:
-    async with System.started() as system:
+async def test_a_killed_service_is_started_again_and_a_killed_up_leaves_nobody(
+    of_small_world: dict[str, str],
+) -> None:
+    async with System.started(of_small_world) as system:
         gateway = system.info["pids"]["gateway"][0]
         os.kill(gateway, signal.SIGKILL)
 
@@ -97,8 +107,10 @@ async def test_a_killed_service_is_started_again_and_a_killed_up_leaves_nobody(t
         await eventually(lambda: none_alive(pids), "all children end with their parent")
 
 
-async def test_a_second_up_on_the_same_directory_refuses_and_harms_nothing(tmp_path: Path) -> None:
-    async with System.started() as system:
+async def test_a_second_up_on_the_same_directory_refuses_and_harms_nothing(
+    of_small_world: dict[str, str],
+) -> None:
+    async with System.started(of_small_world) as system:
         data = system.log.parent / "data"
         second = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "synaxis_cli.main", "up", "--data-dir", str(data)),

@@ -77,12 +77,18 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def chat(system: System) -> Answer:
-    return await system.http("POST", "/v1/chat/completions", json.dumps(ASK).encode())
+async def chat(system: System, key: str = "tenant") -> Answer:
+    return await system.http("POST", "/v1/chat/completions", json.dumps(ASK).encode(), key)
 
 
-async def requests_booked(system: System) -> int:
-    return int((await system.admin("GET", "/usage")).body["data"][0]["requests"])
+async def new_tenant(system: System, name: str) -> str:
+    """The key of a tenant that no request has been booked for yet."""
+    assert (await system.admin("POST", "/tenants", {"id": name, "name": name})).status == 201
+    return str((await system.admin("POST", f"/tenants/{name}/keys", {"name": ""})).body["key"])
+
+
+async def requests_booked(system: System, tenant: str) -> int:
+    return int((await system.admin("GET", f"/usage?tenant={tenant}")).body["data"][0]["requests"])
 
 
 async def test_a_gateway_with_too_few_descriptors_refuses_connections_and_answers_probes(
@@ -139,11 +145,11 @@ async def test_a_gateway_without_a_descriptor_left_neither_dies_nor_spins_and_is
 
 async def test_a_full_disk_under_logs_and_spool_costs_no_request_and_no_report(system: System) -> None:
     pid = gateway_of(system)
-    booked = await requests_booked(system)
+    key = await new_tenant(system, "diskless")
     hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
     try:
-        assert [(await chat(system)).status for _ in range(5)] == [200] * 5
+        assert [(await chat(system, key)).status for _ in range(5)] == [200] * 5
         ready = await system.http("GET", "/readyz", key=None)
         assert (ready.status, "spool" in json.dumps(ready.body)) == (503, True)
     finally:
@@ -153,10 +159,10 @@ async def test_a_full_disk_under_logs_and_spool_costs_no_request_and_no_report(s
         return (await system.http("GET", "/readyz", key=None)).status == 200
 
     await eventually(is_ready, "with space on its disk the gateway is ready again")
-    assert (await chat(system)).status == 200
+    assert (await chat(system, key)).status == 200
 
     async def all_are_booked() -> bool:
-        return await requests_booked(system) == booked + 6
+        return await requests_booked(system, "diskless") == 6
 
     await eventually(all_are_booked, "every request is in the ledger, once")
     assert gateway_of(system) == pid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,7 @@ from synaxis_common.contracts.usage import AttemptOutcome, RequestOutcome, Token
 HELLO = "Hello from the provider"
 ASK: Any = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
 STREAM: Any = {**ASK, "stream": True}
+PATIENT = QUICK.model_copy(update={"first_token_s": 30.0, "between_tokens_s": 30.0, "total_s": 60.0})
 
 
 @pytest.fixture
@@ -50,11 +52,18 @@ async def read_stream(rig: Rig, **options: Any) -> str:
 
 
 async def raw_stream(rig: Rig, body: Any = STREAM) -> bytes:
+    async with streaming(rig, body) as answer:
+        return await answer.read()
+
+
+@asynccontextmanager
+async def streaming(rig: Rig, body: Any = STREAM) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A stream that has begun."""
     async with aiohttp.ClientSession() as session:
         request = session.post(f"{rig.url}/v1/chat/completions", json=body, headers=rig.headers)
         async with request as answer:
             assert answer.status == 200
-            return await answer.read()
+            yield answer
 
 
 async def test_the_official_client_gets_an_answer_and_the_registry_a_report(
@@ -330,9 +339,8 @@ async def test_a_stream_is_passed_on_word_by_word(rig: Rig, cheap: FakeProvider)
 async def test_a_client_that_goes_away_cancels_the_provider_at_once(
     nats_url: str, cheap: FakeProvider, behaviour: Behaviour, streams: bool
 ) -> None:
-    patient = QUICK.model_copy(update={"first_token_s": 30.0, "total_s": 60.0})
     cheap.behaviour = behaviour if streams else Behaviour(hang=True)
-    async with running_gateway(nats_url, candidate(cheap, timeouts=patient)) as rig:
+    async with running_gateway(nats_url, candidate(cheap, timeouts=PATIENT)) as rig:
         call = asyncio.create_task(post(rig, STREAM if streams else ASK))
         received = await cheap.wait_for_call()
         if streams and behaviour.chunk_delay_s:
@@ -500,11 +508,11 @@ async def test_a_stopping_gateway_finishes_its_streams_and_its_reports(
     nats_url: str, cheap: FakeProvider
 ) -> None:
     cheap.behaviour = Behaviour(chunk_delay_s=0.15)
-    async with running_gateway(nats_url, candidate(cheap), shutdown_grace_s=12.0) as rig:
-        reading = asyncio.create_task(raw_stream(rig))
-        await cheap.wait_for_call()
-        rig.stop()
-        assert (await reading).endswith(b"data: [DONE]\n\n")
+    async with running_gateway(nats_url, candidate(cheap, timeouts=PATIENT), shutdown_grace_s=12.0) as rig:
+        async with streaming(rig) as answer:
+            await answer.content.readany()
+            rig.stop()
+            assert (await answer.read()).endswith(b"data: [DONE]\n\n")
         assert (await rig.report()).outcome is RequestOutcome.OK
 
 
@@ -512,12 +520,9 @@ async def test_a_gateway_out_of_patience_ends_its_streams_with_an_error(
     nats_url: str, cheap: FakeProvider
 ) -> None:
     cheap.behaviour = Behaviour(chunk_delay_s=0.1, words=["w "] * 300)
-    async with running_gateway(
-        nats_url, candidate(cheap, timeouts=QUICK.model_copy(update={"total_s": 60.0})), shutdown_grace_s=5.5
-    ) as rig:
-        reading = asyncio.create_task(raw_stream(rig))
-        await cheap.wait_for_call()
-        rig.stop()
-        raw = await reading
-        assert b"The gateway is stopping" in raw
+    async with running_gateway(nats_url, candidate(cheap, timeouts=PATIENT), shutdown_grace_s=5.5) as rig:
+        async with streaming(rig) as answer:
+            await answer.content.readany()
+            rig.stop()
+            assert b"The gateway is stopping" in await answer.read()
         assert (await rig.report()).attempts[0].outcome is AttemptOutcome.ABANDONED

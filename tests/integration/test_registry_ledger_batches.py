@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from tests.support.registry import MODEL, Rig, eventually, report, running_registries
 
-from synaxis_common import ids, subjects
+from synaxis_common import consumer, ids, subjects
 from synaxis_common.bus import Bus
 from synaxis_common.consumer import BatchConsumer, BatchHandler, ConsumerSpec, Delivery, Poison, TryLater
 from synaxis_common.contracts.leases import LeaseAsk
@@ -79,6 +79,12 @@ async def start(bus: Bus, set_aside: list[bytes]) -> AsyncIterator[Start]:
         await stop(task)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that waits until all of its messages have come, however slow the machine is."""
+    monkeypatch.setattr(consumer, "FETCH_TIMEOUT_S", 2.0)
+
+
 async def stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -97,9 +103,10 @@ async def pending(bus: Bus) -> int:
     return (info.num_ack_pending or 0) + (info.num_pending or 0)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_waits_is_handled_together(bus: Bus, start: Start) -> None:
     batches = Batches()
-    messages = [b"%d" % number for number in range(40)]
+    messages = [b"%d" % number for number in range(SPEC.batch)]
     await put(bus, *messages)
     await start(batches.take)
 
@@ -110,11 +117,12 @@ async def test_what_waits_is_handled_together(bus: Bus, start: Start) -> None:
     assert len(batches.tried) == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_bad_message_is_found_in_its_batch_and_set_aside_alone(
     bus: Bus, start: Start, set_aside: list[bytes]
 ) -> None:
     batches = Batches()
-    good = [b"%d" % number for number in range(32)]
+    good = [b"%d" % number for number in range(SPEC.batch - 1)]
     await put(bus, *good[:21], b"bad", *good[21:])
     await start(batches.take)
 
@@ -123,12 +131,13 @@ async def test_a_bad_message_is_found_in_its_batch_and_set_aside_alone(
 
     await eventually(all_handled, "the good ones are handled")
     assert sorted(batches.handled) == sorted(good)
-    assert len(batches.tried) <= 13, "halved, not tried one by one"
+    together = [batch for batch in batches.tried if batch != [b"bad"]]
+    assert len(together) <= 12, "halved, not tried one by one"
 
     async def is_set_aside() -> bool:
         return set_aside == [b"bad"] and await pending(bus) == 0
 
-    await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=30)
+    await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=60)
     assert sorted(batches.handled) == sorted(good), "nothing was handled again"
 
 
@@ -145,7 +154,7 @@ async def test_a_bad_part_of_a_message_is_set_aside_alone_and_what_it_came_with_
     async def is_set_aside() -> bool:
         return set_aside == [b"bad"] and await pending(bus) == 0
 
-    await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=30)
+    await eventually(is_set_aside, "the bad one is set aside after some attempts", within_s=60)
     assert set(batches.handled) == set(good)
     others = [*good[:7], *good[24:]]
     assert sorted(one for one in batches.handled if one in others) == sorted(others), "others came once"
@@ -288,7 +297,7 @@ async def test_bad_reports_do_not_keep_the_good_ones_of_their_batch_out_of_the_l
     async def set_aside() -> bool:
         return bool(await rig.database.fetchval("SELECT count(*) FROM dead_letter") == 2)
 
-    await eventually(set_aside, "the two others are set aside")
+    await eventually(set_aside, "the two others are set aside after some attempts", within_s=60)
 
 
 async def test_bad_reports_within_a_message_are_set_aside_alone_and_can_be_replayed(rig: Rig) -> None:
@@ -304,7 +313,7 @@ async def test_bad_reports_within_a_message_are_set_aside_alone_and_can_be_repla
         rows = await rig.database.fetch("SELECT payload FROM dead_letter")
         return sorted(row["payload"] for row in rows) == sorted([half, absurd])
 
-    await eventually(letters, "the two others are set aside, each with its own bytes")
+    await eventually(letters, "the two others are set aside, each with its own bytes", within_s=60)
 
 
 async def test_reports_that_come_again_in_any_batch_count_once(rig: Rig) -> None:
@@ -318,7 +327,21 @@ async def test_reports_that_come_again_in_any_batch_count_once(rig: Rig) -> None
     assert seen == 0
 
 
-async def test_connections_that_die_in_the_middle_of_batches_lose_and_double_nothing(rig: Rig) -> None:
+@contextlib.asynccontextmanager
+async def holding_budgets(database_url: str) -> AsyncIterator[None]:
+    """While nobody can finish recording reports."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM budget FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_connections_that_die_in_the_middle_of_batches_lose_and_double_nothing(
+    rig: Rig, fresh_database_url: str
+) -> None:
     key_hash = await rig.new_limited_key("acme", "*", {"monthly_budget_usd": "10"})
     plans = [await leased(rig, key_hash, 100) for _ in range(4)]
     messages = [one for plan in plans for one in calls(plan, 100)]
@@ -333,12 +356,17 @@ async def test_connections_that_die_in_the_middle_of_batches_lose_and_double_not
             )
             await asyncio.sleep(0.001)
 
+    async def has_killed() -> bool:
+        return killed > 0
+
     killer = asyncio.create_task(kill())
-    for begin in range(0, len(messages), 50):
+    async with holding_budgets(fresh_database_url):
+        await send(rig, messages[:50])
+        await eventually(has_killed, "a connection has died in the middle of a batch")
+    for begin in range(50, len(messages), 50):
         await send(rig, messages[begin : begin + 50])
     await asyncio.sleep(1)
     await stop(killer)
-    assert killed > 0
     await settled(rig, messages)
     assert await rig.database.fetchval("SELECT count(*) FROM dead_letter") == 0
     assert await rig.database.fetchval("SELECT count(*) FROM lease WHERE usd > 0 OR charged > 0") == 0
@@ -363,6 +391,11 @@ async def test_what_is_dearer_than_its_reservation_is_recorded_as_an_overrun(rig
     row = await rig.database.fetchrow("SELECT reserved_usd, cost_usd FROM usage_ledger")
     assert row is not None
     assert (row["reserved_usd"], row["cost_usd"]) == (reserved, COST)
+
+    async def is_told() -> bool:
+        return overruns()[0] > count
+
+    await eventually(is_told, "the overrun is told")
     counted, told = overruns()
     assert counted == count + 1
     assert told - usd == pytest.approx(float(COST - reserved))

@@ -41,9 +41,9 @@ async def has(rig: Rig, **expected: str | None) -> bool:
 
 
 async def test_many_registries_that_start_at_once_migrate_once(
-    fresh_nats_url: str, fresh_database_url: str
+    fresh_nats_url: str, empty_database_url: str
 ) -> None:
-    async with running_registries(fresh_nats_url, fresh_database_url, count=6) as rig:
+    async with running_registries(fresh_nats_url, empty_database_url, count=6) as rig:
         applied = await rig.database.fetch("SELECT number FROM schema_migration ORDER BY number")
         assert [row["number"] for row in applied] == [number for number, _, _ in migrations()]
 

@@ -52,7 +52,8 @@ from synaxis_gateway.settings import GatewaySettings
 
 ADMIN_KEY = "admin-key-of-the-tests"
 PEPPER = "pepper-of-the-tests"
-QUICK = Timeouts(connect_s=1.0, first_token_s=0.4, between_tokens_s=0.4, total_s=5.0)
+QUICK = Timeouts(connect_s=5.0, first_token_s=1.0, between_tokens_s=1.0, total_s=5.0)
+"""Short for who waits until they are over, and long enough for a provider that answers on a busy machine."""
 PRICES = Prices(input=Decimal("0.10"), output=Decimal("0.30"))
 
 
@@ -118,13 +119,13 @@ class Rig:
         self.clients.append(client)
         return client
 
-    async def report(self, number: int = 1, timeout: float = 5.0) -> CallReport:
+    async def report(self, number: int = 1, timeout: float = 25.0) -> CallReport:
         """The `number`-th call report, waiting for it."""
         async with asyncio.timeout(timeout), self.news:
             await self.news.wait_for(lambda: len(self.reports) >= number)
         return self.reports[number - 1]
 
-    async def lease_return(self, timeout: float = 5.0) -> LeaseReturn:
+    async def lease_return(self, timeout: float = 25.0) -> LeaseReturn:
         """The first lease that was given back."""
         async with asyncio.timeout(timeout), self.news:
             await self.news.wait_for(lambda: bool(self.returns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -59,6 +59,9 @@ ADMIN_KEY = "admin-key-of-the-tests"
 PEPPER = "pepper-of-the-tests"
 PROVIDERS = {"alpha": "0.10", "beta": "0.20"}
 MODEL = "talker-2-mini"
+PATIENCE_S = 25.0
+"""A slow machine's, and yet less than the 30 s after which messages that nobody has acknowledged come again:
+what only that mends is found out."""
 
 
 @dataclass
@@ -256,7 +259,7 @@ def report(
     )
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], what: str, within_s: float = 15.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], what: str, within_s: float = PATIENCE_S) -> None:
     """Wait until `check` holds, or fail saying that `what` did not come true."""
     try:
         async with asyncio.timeout(within_s):
@@ -287,11 +290,18 @@ async def running_registries(
             stack.push_async_callback(bus.close)
             return bus
 
-        for number in range(count):
-            runtime = Runtime(
-                await connected(f"registry-{number}"), TaskSupervisor(), Health(), SystemClock()
-            )
-            await stack.enter_async_context(serving(runtime, settings))
+        buses = [await connected(f"registry-{number}") for number in range(count)]
+        running: list[AbstractAsyncContextManager[None]] = []
+
+        async def stop_all() -> None:
+            # Together: each waits for what it is fetching.
+            await asyncio.gather(*(one.__aexit__(None, None, None) for one in running))
+
+        stack.push_async_callback(stop_all)
+        for bus in buses:
+            one = serving(Runtime(bus, TaskSupervisor(), Health(), SystemClock()), settings)
+            await one.__aenter__()
+            running.append(one)
         database = await asyncpg.connect(database_url)
         stack.push_async_callback(database.close)
         yield Rig(await connected("client"), database)

@@ -136,7 +136,7 @@ class FakeProvider:
             await self._runner.cleanup()
             self._runner = None
 
-    async def wait_for_call(self, number: int = 1, timeout: float = 5.0) -> Received:
+    async def wait_for_call(self, number: int = 1, timeout: float = 25.0) -> Received:
         """The `number`-th POST, waiting for it."""
         async with asyncio.timeout(timeout), self._arrived:
             await self._arrived.wait_for(lambda: len(self.calls) >= number)
