@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from tests.bench import (
+    bench_client,
     bench_events,
     bench_failover,
     bench_growth,
@@ -32,6 +33,7 @@ def sections(length: Length) -> dict[str, Measure]:
         "prompts": partial(bench_prompts.measure, length),
         "growth": partial(bench_growth.measure, length.rounds),
         "hop": partial(bench_hop.measure, length.rounds),
+        "client": partial(bench_client.measure, length.rounds),
         "wire": bench_wire.measure,
         "failover": partial(bench_failover.measure, length.rounds),
         "sharing": partial(bench_sharing.measure, length.rounds),
