@@ -34,6 +34,7 @@ from synaxis_common.contracts.usage import (
     TokenUsage,
 )
 from synaxis_gateway.admission.admission import Admitted
+from synaxis_gateway.admission.held_plan import HeldPlan
 from synaxis_gateway.admission.shape import rounded_up, shape_of
 from synaxis_gateway.by_identity import ByIdentity
 from synaxis_gateway.dispatch import call_report
@@ -306,7 +307,7 @@ def call(*candidates: Candidate, stream: bool = False, draws: int = 0) -> Call:
     ]
     shape = shape_of(ask, "hash")
     clock = HandClock()
-    admitted = Admitted(plan, shape, None, shape.measures.needs(), ends_at=math.inf, draws=drawn)
+    admitted = Admitted(HeldPlan.of(plan), shape, None, shape.measures.needs(), ends_at=math.inf, draws=drawn)
     return Call(
         request_id=ids.uuid7_text(),
         ask=ask,

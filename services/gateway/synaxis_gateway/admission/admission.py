@@ -17,6 +17,7 @@ from synaxis_common.contracts.routing import Needs, RefusalCode, RoutePlan, Rout
 from synaxis_common.logging import get_logger
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.account import Account, Lease
+from synaxis_gateway.admission.held_plan import HeldPlan
 from synaxis_gateway.admission.plans import FOREVER, Held, Plans
 from synaxis_gateway.admission.returns import Returns
 from synaxis_gateway.admission.shape import Shape
@@ -42,7 +43,7 @@ _HELD: Final = metrics.ADMISSIONS.of("held")
 class Admitted(msgspec.Struct, eq=False):
     """A request that may be made, by this plan. Whoever holds it calls `Admission.leave` in the end."""
 
-    plan: RoutePlan
+    plan: HeldPlan
     shape: Shape
     account: Account | None
     needs: Needs
@@ -338,10 +339,9 @@ class Admission:
 
     def _hold(self, shape: Shape, plan: RoutePlan, seq: int, asked_at: float, *, keep: bool) -> None:
         """Hold a plan and its lease. `keep`: the plan of before goes on, only the money was asked for."""
-        plan = _each_once(plan)
-        permit = plan.permit
+        permit, held_plan = plan.permit, HeldPlan.of(plan)
         if permit is None:
-            self._plans.put(Held(shape, plan, asked_at, None, shape.measures.needs()))
+            self._plans.put(Held(shape, held_plan, asked_at, None, shape.measures.needs()))
             return
         models = frozenset(candidate.global_model_id for candidate in plan.candidates)
         account = self._plans.account(shape.key_hash, models)
@@ -355,7 +355,7 @@ class Admission:
         self._plans.put(
             Held(
                 shape,
-                plan,
+                held_plan,
                 asked_at,
                 account,
                 shape.measures.needs(),
@@ -367,11 +367,3 @@ class Admission:
                 else before.slot_scopes,
             )
         )
-
-
-def _each_once(plan: RoutePlan) -> RoutePlan:
-    """With fallback models a candidate may be in a plan twice; nobody is tried twice."""
-    found = {(one.provider_id, one.provider_model_id): one for one in plan.candidates}
-    if len(found) == len(plan.candidates):
-        return plan
-    return plan.model_copy(update={"candidates": tuple(found.values())})

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from synaxis_common.contracts.routing import Needs, RoutePlan
+import msgspec
+
+from synaxis_common.contracts.routing import Needs
 from synaxis_gateway.admission.account import Account
+from synaxis_gateway.admission.held_plan import HeldPlan
 from synaxis_gateway.admission.shape import Shape
 
 MAX_PLANS: Final = 10_000
@@ -27,7 +30,7 @@ class Held:
     """A plan, and the account that its requests are admitted from."""
 
     shape: Shape
-    plan: RoutePlan
+    plan: HeldPlan
     asked_at: float
     account: Account | None
     """None: the tenant has no limits on this."""
@@ -102,7 +105,7 @@ class Plans:
             if not left:
                 del self._held[held.shape]
             elif len(left) < len(held.plan.candidates):
-                held.plan = held.plan.model_copy(update={"candidates": left})
+                held.plan = msgspec.structs.replace(held.plan, candidates=left)
                 held.is_stale = True
 
     def grow_old(self) -> None:

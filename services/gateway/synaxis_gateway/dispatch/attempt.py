@@ -105,19 +105,18 @@ class Attempts:
         *,
         is_last: bool,
     ) -> Result:
-        destination, ask = attempt.destination, attempt.ask
-        candidate, key = destination.candidate, destination.key
+        destination, ask, key = attempt.destination, attempt.ask, attempt.destination.key
         answer: UpstreamAnswer | None = None
         handed_over = False
         try:
             answer = await self._client.open(
                 UpstreamRequest(
                     endpoint=destination.endpoint(ask.endpoint, stream=ask.stream),
-                    body=ask.upstream_body(candidate.provider_model_id),
+                    body=ask.upstream_body(destination.provider_model_id),
                     request_id=call.request_id,
-                    connect_timeout_s=candidate.timeouts.connect_s,
+                    connect_timeout_s=destination.connect_s,
                     answer_within_s=patience_s(call, destination, is_last=is_last),
-                    may_repeat=not (candidate.is_rate_limited or call.admitted.keeps_budget),
+                    may_repeat=not (destination.is_rate_limited or call.admitted.keeps_budget),
                     may_begin=may_begin,
                 )
             )
@@ -133,7 +132,7 @@ class Attempts:
             if verdict is not None:
                 return Failed(verdict, answer.status)
             handed_over = True
-            return Begun(stream, _total_s(call, candidate, since=attempt.started))
+            return Begun(stream, _total_s(call, destination.candidate, since=attempt.started))
         except (UpstreamError, TimeoutError) as error:
             return Failed(classify.failure(error), attempt.http_status)
         finally:
@@ -147,7 +146,7 @@ class Attempts:
             case openai_answer.WholeAnswer():
                 attempt.content_bytes = found.content_bytes
                 call.succeed(
-                    attempt, usage.read(found.usage, attempt.candidate.context_window, attempt.ask.measures)
+                    attempt, usage.read(found.usage, attempt.destination.context_window, attempt.ask.measures)
                 )
                 return Whole(body)
             case openai_answer.EmbeddedError():

@@ -8,10 +8,11 @@ from typing import Final
 import msgspec
 
 from synaxis_common.clock import Clock
-from synaxis_common.contracts.routing import Candidate, RoutePlan
+from synaxis_common.contracts.routing import Candidate
 from synaxis_common.contracts.usage import AttemptOutcome
 from synaxis_gateway import metrics
 from synaxis_gateway.admission.admission import Admitted
+from synaxis_gateway.admission.held_plan import HeldPlan
 from synaxis_gateway.dispatch.classify import Verdict
 from synaxis_gateway.dispatch.destination import Destination
 from synaxis_gateway.wire import usage
@@ -74,7 +75,7 @@ class Call(msgspec.Struct, eq=False):
     """It has been reported, and what it did not use given back."""
 
     @property
-    def plan(self) -> RoutePlan:
+    def plan(self) -> HeldPlan:
         """Who to try."""
         return self.admitted.plan
 

@@ -85,7 +85,7 @@ def written(call: Call, http_status: int) -> bytes:
             plan.tenant_id,
             plan.key_id,
             # With fallback models the last attempt may be at another model than the one asked for.
-            attempts[-1].candidate.global_model_id if attempts else plan.global_model_id,
+            attempts[-1].destination.global_model_id if attempts else plan.global_model_id,
             call.ask.model,
             measures.operation,
             measures.stream,

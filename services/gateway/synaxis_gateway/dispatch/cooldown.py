@@ -114,8 +114,9 @@ class Cooldowns:
 
     def succeeded(self, candidate: Candidate, now: float) -> None:
         """The candidate answers, or has begun to: all is forgotten but its cuts and rates."""
-        self._rates.answered(_key(candidate), now)
-        if self._is_well(_key(candidate)):
+        key = _key(candidate)
+        self._rates.answered(key, now)
+        if (self._candidates or self._providers) and self._is_well(key):
             self._tell(_sighting(candidate, Seen.WELL))
 
     def completed(self, candidate: Candidate) -> None:

@@ -31,8 +31,12 @@ class Destination:
         "_endpoints",
         "_proxies",
         "candidate",
+        "connect_s",
+        "context_window",
+        "global_model_id",
         "has_no_key",
         "header_lines",
+        "is_rate_limited",
         "key",
         "prices",
         "provider_id",
@@ -48,6 +52,10 @@ class Destination:
         self._proxies = proxies
         self.provider_id = candidate.provider_id
         self.provider_model_id = candidate.provider_model_id
+        self.global_model_id = candidate.global_model_id
+        self.context_window = candidate.context_window
+        self.is_rate_limited = candidate.is_rate_limited
+        self.connect_s = candidate.timeouts.connect_s
         self.key = key_variables.find_key(candidate.api_key_envs, environment)
         self.has_no_key = self.key is None and bool(candidate.api_key_envs)
         """The variable that should hold its key is not set here."""

@@ -332,7 +332,7 @@ class OpenAIHandlers:
             tenant=plan.tenant_id,
             key_id=plan.key_id,
             model=plan.global_model_id,
-            provider=None if last is None else last.candidate.provider_id,
+            provider=None if last is None else last.destination.provider_id,
             outcome=None if last is None or last.outcome is None else last.outcome.value,
             attempts=call.tried,
         )
