@@ -16,6 +16,22 @@ from tests.support.servers import Servers, docker_servers, embedded_servers
 settings.register_profile("synaxis", deadline=None)  # a busy machine is no failure
 settings.load_profile("synaxis")
 
+IN_TURN = (("e2e", "faults"), ("integration", "simulation"))
+"""Folders of tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that start whole systems, which take all cores, in turn with those that mostly wait.
+
+    Several workers then have neither too much to do at once nor too little; short files come last.
+    """
+    files = list(dict.fromkeys(item.path for item in items))
+    places: dict[Path, float] = {}
+    for folders in IN_TURN:
+        group = [path for path in files if path.parent.name in folders]
+        places |= {path: (number + 0.5) / len(group) for number, path in enumerate(group)}
+    items.sort(key=lambda item: places.get(item.path, 1.0))
+
 
 def pytest_asyncio_loop_factories(
     item: pytest.Item,

@@ -11,6 +11,7 @@ import pytest
 from nats.js import JetStreamContext
 from tests.support.events import PROVIDERS, World, change, world_at
 from tests.support.registry import eventually
+from tests.support.stopwatch import Stopwatch
 
 from synaxis_cli.embedded.nats import NatsServer
 from synaxis_common import subjects
@@ -191,8 +192,8 @@ async def test_five_thousand_changes_at_once_are_published_within_five_seconds(w
         await catalog.add_events(connection, [change("alpha", number) for number in range(5_000)])
 
     await world.database.run(work)
-    began = asyncio.get_running_loop().time()
+    stopwatch = Stopwatch()
     await world.run()
-    await eventually(world.is_drained, "all is published", within_s=30)
-    assert asyncio.get_running_loop().time() - began < 5
+    await eventually(world.is_drained, "all is published", within_s=60)
+    assert stopwatch.s() < 5
     await exactly_once(world)
