@@ -71,7 +71,9 @@ class RegistrySettings(ServiceSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < LEAST_SECRET:
+        if value is None or not value.get_secret_value():
+            return None  # a variable that is there and empty, as compose files make it
+        if len(value.get_secret_value()) < LEAST_SECRET:
             raise ValueError(f"must have at least {LEAST_SECRET} characters")
         return value
 

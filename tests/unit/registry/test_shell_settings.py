@@ -66,3 +66,13 @@ def test_operators_may_allow_more_key_variables_but_none_of_ours(monkeypatch: py
 
 def test_its_secrets_do_not_show() -> None:
     assert "postgresql" not in repr(RegistrySettings())
+
+
+def test_an_empty_webhook_secret_is_none_and_a_short_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "SYNAXIS_WEBHOOK_SECRET", ""
+    )  # as the compose file passes it on where nobody has set it
+    assert RegistrySettings().webhook_secret is None
+    monkeypatch.setenv("SYNAXIS_WEBHOOK_SECRET", "short")
+    with pytest.raises(ValidationError, match="at least 16 characters"):
+        RegistrySettings()
