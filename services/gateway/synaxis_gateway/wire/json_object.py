@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +24,9 @@ class JsonObject:
 
     __slots__ = ("_compact", "_raw", "values")
 
-    def __init__(self, values: dict[str, Any], raw: dict[str, bytes], compact: bytes | None = None) -> None:
+    def __init__(
+        self, values: dict[str, Any], raw: Mapping[str, bytes | msgspec.Raw], compact: bytes | None = None
+    ) -> None:
         """`compact`: all of it, where that is nothing but the members, without white space between them."""
         self.values = values
         self._raw = raw
@@ -35,7 +38,7 @@ class JsonObject:
         if not body.strip():
             raise NotAnObject("The request body is empty; send a JSON object.")
         try:
-            raw = {name: bytes(value) for name, value in _RAW_OBJECT.decode(body).items()}
+            raw = _RAW_OBJECT.decode(body)  # views of `body`, which may be large
             # Reading everything once finds what raw values hide: 1e999, lone surrogates, too much depth.
             values = msgspec.json.decode(body)
         except RecursionError as error:
@@ -54,32 +57,36 @@ class JsonObject:
 
     def raw(self, name: str) -> bytes:
         """The bytes of a value as they came; empty where there is none."""
-        return self._raw.get(name, b"")
+        return bytes(self._raw.get(name, b""))
 
     def to_bytes(self, *, without: frozenset[str] = frozenset(), **replaced: bytes) -> bytes:
         """The object again: `replaced` fields anew, those `without` left out, the others byte for byte."""
         if self._compact is not None and without.isdisjoint(self._raw):
             return self._spliced(self._compact, replaced)
         members = {name: value for name, value in self._raw.items() if name not in without} | replaced
-        return b"{%s}" % b",".join(
-            msgspec.json.encode(name) + b":" + value for name, value in members.items()
+        return b"{%b}" % b",".join(
+            b"%b:%b" % (msgspec.json.encode(name), value) for name, value in members.items()
         )
 
     def _spliced(self, body: bytes, replaced: dict[str, bytes]) -> bytes:
         """`body` with the values of some members exchanged, and new members behind the last."""
         pieces: list[bytes] = []
         kept_from = at = 1  # behind the brace
+        left = len(replaced)
         for name, value in self._raw.items():
             at += len(name) + 3  # quotes and colon: no name of a compact object takes more than its length
-            end = at + len(value)
             if name in replaced:
                 pieces += (body[kept_from:at], replaced[name])
-                kept_from = end
-            at = end + 1  # the comma
+                kept_from = at + len(value)
+                left -= 1
+                if not left:
+                    break
+            at += len(value) + 1  # the comma
         pieces.append(body[kept_from:-1])
-        for name, value in replaced.items():
-            if name not in self._raw:
-                pieces.append(b",%b:%b" % (msgspec.json.encode(name), value))
+        if left:
+            for name, new in replaced.items():
+                if name not in self._raw:
+                    pieces.append(b",%b:%b" % (msgspec.json.encode(name), new))
         return b"{%b}" % b"".join(pieces)
 
 
@@ -90,7 +97,7 @@ def _check_utf8(body: bytes) -> None:
         raise NotAnObject(f"The request body is not valid UTF-8 (byte {error.start}).") from error
 
 
-def _is_compact(body: bytes, raw: dict[str, bytes]) -> bool:
+def _is_compact(body: bytes, raw: Mapping[str, bytes | msgspec.Raw]) -> bool:
     """Whether the members of `raw` fill `body`, which is valid, to the last byte: as most clients write it.
 
     A name takes its own length at least, and each member two quotes, a colon and a comma or brace. So where
@@ -103,7 +110,7 @@ def _is_compact(body: bytes, raw: dict[str, bytes]) -> bool:
     return length == len(body)
 
 
-def _names_are_unique(body: bytes, raw: dict[str, bytes]) -> bool:
+def _names_are_unique(body: bytes, raw: Mapping[str, bytes | msgspec.Raw]) -> bool:
     """Whether walking `body`, which is valid, meets just the members of `raw`.
 
     A JSON parser keeps one of two members of the same name: the walk then meets another value than
@@ -118,7 +125,7 @@ def _names_are_unique(body: bytes, raw: dict[str, bytes]) -> bool:
                 return False
             position = comma.end()
         key = _KEY.match(body, position)
-        if key is None or not body.startswith(value, key.end()):
+        if key is None or not body.startswith(bytes(value), key.end()):
             return False
         position = key.end() + len(value)
         first = False
