@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import asyncpg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synaxis_common.contracts.leases import GATEWAY_TTL_S, LEASE_TTL_S, LeaseDraw, LeaseReturn
+from synaxis_common.contracts.leases import GATEWAY_TTL_S, LeaseDraw, LeaseReturn
 from synaxis_common.money import plain
 from synaxis_registry.core import leasing, settling
-from synaxis_registry.core.admission import SHARE_OF_LIMIT, SHARE_OF_REST, LimitUse
+from synaxis_registry.core.admission import Grant
 from synaxis_registry.core.leasing import Ask, Books, Bounds, Budget, Lease, SlotsHeld, Terms, Told
 from synaxis_registry.core.settling import Call, Lapsed
-from synaxis_registry.store.database import Database
+from synaxis_registry.store import ledger
+from synaxis_registry.store.database import Connection, Database
 from synaxis_registry.store.ledger import LAPSE_AFTER_S, SQL
 from synaxis_registry.store.migrate import migrate
 
@@ -118,7 +119,16 @@ class Again:
     lease_id: UUID
 
 
-Step = Wait | UntilMonthEnds | SetLimit | Lapse | Alive | Ask | Again | LeaseReturn | tuple[Call, ...]
+@dataclass(frozen=True)
+class Together:
+    """Questions on the same limits come at once."""
+
+    asks: tuple[Ask, ...]
+
+
+Step = (
+    Together | Wait | UntilMonthEnds | SetLimit | Lapse | Alive | Ask | Again | LeaseReturn | tuple[Call, ...]
+)
 
 waits = st.sampled_from(["0.3", "1", "1.7", "2.001", "14", "16", "59", "61", "901"]).map(
     lambda text: Wait(Decimal(text))
@@ -144,6 +154,9 @@ asks_at_provider = st.builds(
     scopes=st.just((PROVIDER,)),
     permits=st.sampled_from([1, 2, 5, 40]),
     tokens_each=st.sampled_from([0, 1, 3, 20]),
+)
+together = st.lists(asks, min_size=2, max_size=5).map(
+    lambda several: Together(tuple(replace(one, scopes=several[0].scopes) for one in several))
 )
 returns = st.builds(
     LeaseReturn,
@@ -184,6 +197,7 @@ steps = st.lists(
     asks
     | asks
     | asks_at_provider
+    | together
     | st.builds(Again, leases)
     | returns
     | batches
@@ -235,6 +249,9 @@ class Pair:
             case Ask():
                 # An id stands for one question: with other words it is never asked again.
                 await self.ask(self.asked.setdefault(step.lease_id, step))
+            case Together(together):
+                known = [self.asked.setdefault(one.lease_id, one) for one in together]
+                await self.ask(*(one for one in known if one.scopes == known[0].scopes))
             case LeaseReturn():
                 self.books, done = settling.give_back(self.books, step, self.limits, self.now)
                 assert (
@@ -269,31 +286,13 @@ class Pair:
                 )
                 assert {row[0] for row in rows} == added
 
-    async def ask(self, ask: Ask) -> None:
-        self.books, granted = leasing.grant(self.books, ask, self.limits, TERMS, self.now)
-        rows = await self.connection.fetch(
-            SQL["grant_lease"],
-            ask.lease_id,
-            ask.gateway_id,
-            ask.tenant_id,
-            list(ask.scopes),
-            ask.permits,
-            ask.tokens_each,
-            ask.usd_each,
-            ask.usd_extra,
-            json.dumps(dict(ask.slots)),
-            LEASE_TTL_S,
-            LAPSE_AFTER_S,
-            GATEWAY_TTL_S,
-            SHARE_OF_REST,
-            SHARE_OF_LIMIT,
-            ask.slots_seq,
-        )
-        if granted is None:
-            assert rows == []
-            return
-        assert [LimitUse(*tuple(row)[:13]) for row in rows] == list(granted.uses)
-        assert {tuple(row)[13:] for row in rows} == {(granted.permits, granted.tokens, granted.usd)}
+    async def ask(self, *asks: Ask) -> None:
+        """At the database together, at its reference one after another."""
+        expected: list[Grant | None] = []
+        for ask in asks:
+            self.books, granted = leasing.grant(self.books, ask, self.limits, TERMS, self.now)
+            expected.append(granted)
+        assert await ledger.grant(cast(Connection, self.connection), asks) == expected
 
     async def set_limit(self, scope: str, bounds: Bounds | None) -> None:
         if scope == PROVIDER:  # it is there, limited or not

@@ -28,6 +28,7 @@ from synaxis_common.contracts.usage import split_reports
 from synaxis_common.logging import get_logger
 from synaxis_common.service import Runtime, run_service
 from synaxis_registry.answering import Answering, by_bytes, failed
+from synaxis_registry.booking import Bookings
 from synaxis_registry.chores import Chores
 from synaxis_registry.delivering import Delivering
 from synaxis_registry.handlers.admin import AdminVerbs
@@ -87,8 +88,9 @@ async def serving(runtime: Runtime, settings: RegistrySettings) -> AsyncIterator
     delivering = _delivering(database, clock, settings)
     outbox = Outbox(database, bus, lambda: None if delivering is None else delivering.wake.set())
     chores = Chores(database, bus, snapshot, clock)
-    routing = RoutingHandlers(database, snapshot, clock)
-    leases = LeaseHandlers(database)
+    bookings = Bookings(database)
+    routing = RoutingHandlers(bookings, snapshot, clock)
+    leases = LeaseHandlers(database, bookings)
     discovery = DiscoveryHandlers(database, snapshot, clock)
     jobs = JobHandlers(database)
     catalogs = CatalogHandlers(database, resolving, clock)

@@ -13,6 +13,8 @@ from synaxis_common.contracts.leases import (
     ProviderLeaseAsk,
 )
 from synaxis_common.logging import get_logger
+from synaxis_registry.booking import Bookings
+from synaxis_registry.core.leasing import Ask
 from synaxis_registry.core.limits import WINDOW_S
 from synaxis_registry.store import ledger
 from synaxis_registry.store.database import Database, DatabaseUnavailable
@@ -28,8 +30,8 @@ PROVIDER_LEASES = Counter(
 class LeaseHandlers:
     """Keeps what gateways hold. Without Postgres nobody is answered: gateways ask again."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, bookings: Bookings) -> None:
+        self._database, self._bookings = database, bookings
 
     async def give_back(self, message: LeaseReturn) -> LeaseReturned | None:
         """A lease is over."""
@@ -44,9 +46,7 @@ class LeaseHandlers:
     async def provider(self, message: ProviderLeaseAsk) -> ProviderLease | None:
         """Attempts at a provider that has limits of its own."""
         try:
-            granted = await self._database.call(
-                lambda connection: ledger.grant_at_provider(connection, message)
-            )
+            granted = await self._bookings.book(_asked(message))
         except DatabaseUnavailable as error:
             log.warning("provider_lease_not_granted", error=str(error))
             return None
@@ -68,3 +68,15 @@ class LeaseHandlers:
             log.debug("gateway_not_noted", error=str(error))
             return None
         return GatewayAliveReply(slots=slots)
+
+
+def _asked(message: ProviderLeaseAsk) -> Ask:
+    """Attempts count against the limits that all tenants share at a provider."""
+    return Ask(
+        lease_id=message.lease_id,
+        gateway_id=message.gateway_id,
+        tenant_id=None,
+        scopes=(f"p/{message.provider_id}", f"e/{message.provider_id}/{message.provider_model_id}"),
+        permits=message.permits,
+        tokens_each=message.tokens_each,
+    )

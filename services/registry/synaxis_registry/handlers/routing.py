@@ -19,13 +19,14 @@ from synaxis_common.contracts.routing import (
     RouteRequest,
 )
 from synaxis_common.logging import get_logger
+from synaxis_registry.booking import Bookings
 from synaxis_registry.core import plan, views
 from synaxis_registry.core.admission import permit, rate_limit_view, refusal
+from synaxis_registry.core.leasing import Ask
 from synaxis_registry.core.message_age import MessageAges
 from synaxis_registry.core.written_plans import WrittenPlans
 from synaxis_registry.snapshot import Snapshot
-from synaxis_registry.store import ledger
-from synaxis_registry.store.database import Database, DatabaseUnavailable
+from synaxis_registry.store.database import DatabaseUnavailable
 
 log = get_logger(__name__)
 
@@ -60,8 +61,8 @@ _MAYBE_STALE = frozenset(
 class RoutingHandlers:
     """Decides on the snapshot; books in Postgres only for tenants that have limits."""
 
-    def __init__(self, database: Database, snapshot: Snapshot, clock: Clock) -> None:
-        self._database, self._snapshot, self._clock = database, snapshot, clock
+    def __init__(self, bookings: Bookings, snapshot: Snapshot, clock: Clock) -> None:
+        self._bookings, self._snapshot, self._clock = bookings, snapshot, clock
         self._ages = MessageAges()
         self._plans = WrittenPlans()
 
@@ -105,7 +106,7 @@ class RoutingHandlers:
     async def _booked(self, routed: plan.Routed, request: RouteRequest, begun: float) -> bytes:
         ask = request.lease or LeaseAsk(lease_id=request.request_id, gateway_id=NO_GATEWAY)
         try:
-            granted = await self._database.call(lambda connection: ledger.grant(connection, routed, ask))
+            granted = await self._bookings.book(_asked(routed, ask))
         except DatabaseUnavailable:
             LEASES.labels("unavailable").inc()
             unavailable = RouteRefusal(
@@ -163,6 +164,22 @@ class RoutingHandlers:
             if limit == 1 or len(page.to_bytes()) <= MAX_PAGE_BYTES:
                 return page
             limit = max(limit // 2, 1)
+
+
+def _asked(routed: plan.Routed, ask: LeaseAsk) -> Ask:
+    """What `ask` comes to for this request."""
+    return Ask(
+        lease_id=ask.lease_id,
+        gateway_id=ask.gateway_id,
+        tenant_id=routed.tenant_id,
+        scopes=tuple(limit.scope for limit in routed.limits),
+        permits=ask.permits,
+        tokens_each=routed.booking.tokens,
+        usd_each=routed.booking.usd,
+        usd_extra=ask.usd,
+        slots=ask.slots,
+        slots_seq=ask.slots_seq,
+    )
 
 
 def _refused(answer: RouteRefusal, begun: float) -> bytes:

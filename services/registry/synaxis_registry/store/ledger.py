@@ -10,15 +10,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from synaxis_common.contracts.leases import (
     GATEWAY_TTL_S,
     LEASE_TTL_S,
     GatewayAlive,
-    LeaseAsk,
     LeaseReturn,
-    ProviderLeaseAsk,
     SlotGrant,
 )
 from synaxis_common.money import plain
@@ -27,7 +26,7 @@ from synaxis_registry.core.admission import SHARE_OF_LIMIT, SHARE_OF_REST, Grant
 from synaxis_registry.core.catalog import EndpointKey
 from synaxis_registry.core.feedback import Outcomes
 from synaxis_registry.core.latency import DAY, RECENT, Bucket
-from synaxis_registry.core.plan import Routed
+from synaxis_registry.core.leasing import Ask
 from synaxis_registry.core.reading import AnyAttempt, Draw, Report, kept_attempts
 from synaxis_registry.core.settle import Settlement, reserved_usd
 from synaxis_registry.store import queries
@@ -50,54 +49,34 @@ LAPSE_AFTER_S = 900.0
 """How long money is held without a report: longer than the longest request (600 s) and its report."""
 
 
-async def grant(connection: Connection, routed: Routed, ask: LeaseAsk) -> Grant | None:
-    """Book a lease against all its limits, or, if one of them has no room, against none.
+async def grant(connection: Connection, asks: Sequence[Ask]) -> list[Grant | None]:
+    """Book leases of one tenant on the same scopes, one after another: all of them, or none if that fails.
 
-    The use is as it was before the booking. A lease that was granted before is answered the same. None: there
-    is no limit any more.
+    Each is booked against all its limits, or, if one of them has no room, against none. The use is as it was
+    before that booking. A lease that was granted before is answered the same. None: no limit is left.
     """
     rows = await connection.fetch(
-        SQL["grant_lease"],
-        ask.lease_id,
-        ask.gateway_id,
-        routed.tenant_id,
-        [limit.scope for limit in routed.limits],
-        ask.permits,
-        routed.booking.tokens,
-        routed.booking.usd,
-        ask.usd,
-        msgspec.json.encode(ask.slots).decode(),
+        SQL["grant_leases"],
+        asks[0].tenant_id,
+        asks[0].scopes,
+        [ask.lease_id for ask in asks],
+        [ask.gateway_id for ask in asks],
+        [ask.permits for ask in asks],
+        [ask.tokens_each for ask in asks],
+        [ask.usd_each for ask in asks],
+        [ask.usd_extra for ask in asks],
+        [msgspec.json.encode(ask.slots).decode() for ask in asks],
+        [ask.slots_seq for ask in asks],
         LEASE_TTL_S,
         LAPSE_AFTER_S,
         GATEWAY_TTL_S,
         SHARE_OF_REST,
         SHARE_OF_LIMIT,
-        ask.slots_seq,
     )
-    return _grant(rows) if rows else None
-
-
-async def grant_at_provider(connection: Connection, ask: ProviderLeaseAsk) -> Grant | None:
-    """Book attempts against the limits that all tenants share at a provider. None: it has none."""
-    rows = await connection.fetch(
-        SQL["grant_lease"],
-        ask.lease_id,
-        ask.gateway_id,
-        None,
-        [f"p/{ask.provider_id}", f"e/{ask.provider_id}/{ask.provider_model_id}"],
-        ask.permits,
-        ask.tokens_each,
-        Decimal(0),
-        Decimal(0),
-        "{}",
-        LEASE_TTL_S,
-        LAPSE_AFTER_S,
-        GATEWAY_TTL_S,
-        SHARE_OF_REST,
-        SHARE_OF_LIMIT,
-        0,
-    )
-    return _grant(rows) if rows else None
+    of_asks: list[list[asyncpg.Record]] = [[] for _ in asks]
+    for row in rows:
+        of_asks[row["place"] - 1].append(row)
+    return [_grant(of_ask) if of_ask else None for of_ask in of_asks]
 
 
 async def give_back(connection: Connection, returned: LeaseReturn) -> bool:

@@ -1,5 +1,5 @@
--- name: grant_lease
-SELECT * FROM grant_lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+-- name: grant_leases
+SELECT * FROM grant_leases($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 
 -- name: return_lease
 SELECT return_lease($1, $2, $3, $4, $5, $6)
