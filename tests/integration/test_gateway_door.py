@@ -289,13 +289,13 @@ async def test_a_chunked_body_that_grows_too_large_is_refused_and_its_client_hea
         await line.send(head(rig, "Transfer-Encoding: chunked"))
         for _ in range(40):
             await line.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
-        await line.send(b"0\r\n\r\n")
         answer = await line.answer()
         assert (answer.status, answer.code, answer.headers["connection"]) == (
             413,
             "request_too_large",
             "close",
         )
+        await line.send(b"0\r\n\r\n")
         assert await line.ends()
         assert not rig.route_requests
 
