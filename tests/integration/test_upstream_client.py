@@ -86,7 +86,7 @@ async def client() -> AsyncIterator[UpstreamClient]:
 
 def request(server: Server, body: bytes = b"{}", **changes: object) -> UpstreamRequest:
     endpoint = UpstreamEndpoint.of(server.url, {"authorization": "Bearer secret"}, allow_private=True)
-    given = {"request_id": "id-1", "connect_timeout_s": 1.0, "answer_within_s": 2.0, **changes}
+    given = {"request_id": "id-1", "connect_timeout_s": 5.0, "answer_within_s": 10.0, **changes}
     return UpstreamRequest(endpoint=endpoint, body=body, **given)  # type: ignore[arg-type]
 
 

@@ -32,6 +32,8 @@ from synaxis_gateway.upstream.tunnel import MAX_HEAD_BYTES
 pytestmark = pytest.mark.both_loops
 
 MIB = 1024 * 1024
+PATIENCE_S = 20.0
+"""Of who expects an answer; a busy machine takes its time."""
 PASSWORD = "hunter2-of-the-proxy"
 CREDENTIALS = f"user:{PASSWORD}"
 TOKEN = b64encode(CREDENTIALS.encode()).decode()
@@ -84,7 +86,7 @@ def request(url: str, proxy: HttpProxy, exempt: str = "", **changes: Any) -> Ups
     proxies = Proxies(the_proxy(proxy.url), parse_exemptions(exempt))
     headers = {"authorization": "Bearer of-the-provider"}
     endpoint = UpstreamEndpoint.of(f"{url}/chat/completions", headers, allow_private=True, proxies=proxies)
-    given = {"request_id": "id-1", "connect_timeout_s": 1.0, "answer_within_s": 2.0, **changes}
+    given = {"request_id": "id-1", "connect_timeout_s": PATIENCE_S, "answer_within_s": PATIENCE_S, **changes}
     return UpstreamRequest(endpoint=endpoint, body=json.dumps(ASK).encode(), **given)
 
 
@@ -207,11 +209,12 @@ async def test_a_proxy_that_does_not_let_us_through_is_no_connection_and_soon(
 ) -> None:
     proxy.manners["*"] = manners
     begun = asyncio.get_running_loop().time()
-    said = await refusal(client, request("https://localhost:9/v1", proxy, connect_timeout_s=0.2))
+    patience_s = 0.2 if why == "TimeoutError" else PATIENCE_S
+    said = await refusal(client, request("https://localhost:9/v1", proxy, connect_timeout_s=patience_s))
     assert said.startswith("cannot be reached through the proxy (")
     assert why in said
     assert PASSWORD not in said
-    assert asyncio.get_running_loop().time() - begun < 1.0
+    assert asyncio.get_running_loop().time() - begun < PATIENCE_S / 2
 
 
 async def test_what_a_proxy_says_behind_the_head_spoils_the_tunnel(
@@ -231,7 +234,7 @@ async def test_wrong_credentials_are_told_alike_with_a_tunnel_and_without(
         wrong = Proxies(parse_proxy(asked_with))
         for url in (secure.base_url, only_the_proxy_knows(plain)):
             endpoint = UpstreamEndpoint.of(url, {}, allow_private=True, proxies=wrong)
-            said = await refusal(client, UpstreamRequest(endpoint, b"{}", "id", 1.0, 1.0))
+            said = await refusal(client, UpstreamRequest(endpoint, b"{}", "id", PATIENCE_S, PATIENCE_S))
             assert said == "cannot be reached through the proxy (407)"
 
 
@@ -270,7 +273,9 @@ async def test_who_leaves_while_the_tunnel_is_made_leaves_nothing_open(
 async def test_small_packets_are_not_held_back_in_a_tunnel(
     trusted: Path, proxy: HttpProxy, secure: FakeProvider
 ) -> None:
-    connection: Connection = await Dialer().connect(request(secure.base_url, proxy).endpoint.origin, 2.0)
+    connection: Connection = await Dialer().connect(
+        request(secure.base_url, proxy).endpoint.origin, PATIENCE_S
+    )
     handle = connection.transport.get_extra_info("socket")
     assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert connection.transport.get_extra_info("ssl_object") is not None
