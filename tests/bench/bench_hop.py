@@ -39,14 +39,11 @@ async def measure(rounds: int) -> dict[str, Any]:
             "limited", "*", {"allowed_rpm": 100_000_000, "monthly_budget_usd": "1000000"}
         )
         question = _question(key_hash)()
-        client = alone.rig.bus.client
         for kind in (PLAIN, FASTSTREAM):
             async with _echo(kind, alone) as process:
-                found[f"{kind}_echo"] = await _both(client, ECHO, lambda: question, process, rounds)
-        found["registry"] = await _both(client, subjects.ROUTE, _question(key_hash), alone.registry, rounds)
-        found["registry_with_limits"] = await _both(
-            client, subjects.ROUTE, _question(limited), alone.registry, rounds
-        )
+                found[f"{kind}_echo"] = await _both(alone, ECHO, lambda: question, process, rounds)
+        for name, key in (("registry", key_hash), ("registry_with_limits", limited)):
+            found[name] = await _both(alone, subjects.ROUTE, _question(key), alone.registry, rounds)
     for place in ("p50", "p99"):
         found[f"answer_adds_{place}_us"] = round(
             found["registry"][f"alone_{place}_us"] - found["plain_echo"][f"alone_{place}_us"]
@@ -70,15 +67,18 @@ def _question(key_hash: str) -> Callable[[], bytes]:
 
 
 async def _both(
-    client: Client, subject: str, question: Callable[[], bytes], process: int, rounds: int
+    alone: Alone, subject: str, question: Callable[[], bytes], process: int, rounds: int
 ) -> dict[str, float]:
+    client = alone.rig.bus.client
     for _ in range(WARMING):
         answer = (await client.request(subject, question(), timeout=5)).data
     if subject == subjects.ROUTE:
         assert isinstance(RouteReply.model_validate_json(answer).answer, RoutePlan), answer
     count = rounds * QUESTIONS
     took, _, one_us = await _asked(client, subject, question, process, count, at_once=1)
+    before = alone.cpu()
     waited, seconds, many_us = await _asked(client, subject, question, process, count * 4, at_once=IN_FLIGHT)
+    postgres_us = round(alone.cpu().since(before).postgres / len(waited) * 1e6)
     return {
         "alone_p50_us": round(statistics.median(took) * 1e6),
         "alone_p99_us": round(sorted(took)[-len(took) // 100] * 1e6),
@@ -87,6 +87,7 @@ async def _both(
         f"of_{IN_FLIGHT}_p50_us": round(statistics.median(waited) * 1e6),
         f"of_{IN_FLIGHT}_p99_us": round(sorted(waited)[-len(waited) // 100] * 1e6),
         f"of_{IN_FLIGHT}_cpu_us": many_us,
+        f"of_{IN_FLIGHT}_postgres_cpu_us": postgres_us,
     }
 
 

@@ -40,7 +40,9 @@ async def database(fresh_database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def other(fresh_database_url: str, database: Database) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+async def other(
+    fresh_database_url: str, database: Database
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """Another connection, past the pool."""
     connection = await asyncpg.connect(fresh_database_url)
     yield connection

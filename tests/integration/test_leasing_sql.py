@@ -126,7 +126,9 @@ class Together:
     asks: tuple[Ask, ...]
 
 
-Step = Together | Wait | UntilMonthEnds | SetLimit | Lapse | Alive | Ask | Again | LeaseReturn | tuple[Call, ...]
+Step = (
+    Together | Wait | UntilMonthEnds | SetLimit | Lapse | Alive | Ask | Again | LeaseReturn | tuple[Call, ...]
+)
 
 waits = st.sampled_from(["0.3", "1", "1.7", "2.001", "14", "16", "59", "61", "901"]).map(
     lambda text: Wait(Decimal(text))

@@ -1,8 +1,10 @@
 """Books leases. Those that wait for the same limits are booked together, by the next statement.
 
-Who books on a limit holds its lock until Postgres has written the commit to its disk, so that a busy tenant's asks
-stand in line there. Asks that come while others on the same limits are under way wait here instead, and share a round
-trip, a lock and a commit. Asks on other limits do not wait for them.
+Who books on a limit holds its lock until Postgres has written the commit to its disk, so that a busy tenant's
+asks would stand in line there. Those that come while others on the same limits are under way wait here
+instead, and share a round trip, a lock and a commit. Asks on other limits do not wait for them.
+
+The commit waits for the disk: a lease that a gateway uses and Postgres forgot in a crash would pass a limit.
 """
 
 from __future__ import annotations

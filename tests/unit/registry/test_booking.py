@@ -33,7 +33,9 @@ class Postgres:
     async def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         return await work(self)
 
-    async def fetch(self, _sql: str, _tenant: str, _scopes: Sequence[str], *columns: Any) -> list[dict[str, Any]]:
+    async def fetch(
+        self, _sql: str, _tenant: str, _scopes: Sequence[str], *columns: Any
+    ) -> list[dict[str, Any]]:
         leases = [lease.int for lease in columns[0]]
         self.statements.append(leases)
         await self.goes_on.wait()
@@ -52,7 +54,12 @@ def _row(place: int, permits: int) -> dict[str, Any]:
     use = dict.fromkeys(
         ("verdict", "retry_after_s", "reset_s", "allowed_rpm", "allowed_tpm", "allowed_concurrency", "slots"),
     )
-    amounts = {"monthly_budget_usd": None, "spent": Decimal(0), "reserved": Decimal(0), "granted_usd": Decimal(0)}
+    amounts = {
+        "monthly_budget_usd": None,
+        "spent": Decimal(0),
+        "reserved": Decimal(0),
+        "granted_usd": Decimal(0),
+    }
     counts = {"used_requests": 0, "used_tokens": 0, "granted_permits": permits, "granted_tokens": 0}
     return {"place": place, "limit_scope": "t/acme/*", **use, **amounts, **counts}
 
@@ -103,21 +110,27 @@ async def test_asks_on_other_limits_do_not_wait(bookings: Bookings, postgres: Po
     assert await permits(answers) == [1, 2]
 
 
-async def test_one_that_has_no_limit_any_more_is_told_so_alone(bookings: Bookings, postgres: Postgres) -> None:
+async def test_one_that_has_no_limit_any_more_is_told_so_alone(
+    bookings: Bookings, postgres: Postgres
+) -> None:
     postgres.unlimited = {2}
     postgres.goes_on.set()
     answers = await asyncio.gather(*await asked(bookings, 1, 2, 3))
     assert [granted and granted.permits for granted in answers] == [1, None, 3]
 
 
-async def test_a_statement_holds_no_more_than_a_number_of_asks(bookings: Bookings, postgres: Postgres) -> None:
+async def test_a_statement_holds_no_more_than_a_number_of_asks(
+    bookings: Bookings, postgres: Postgres
+) -> None:
     postgres.goes_on.set()
     everybody = list(range(1, 2 * TOGETHER_AT_MOST + 2))
     assert await permits(await asked(bookings, *everybody)) == everybody
     assert [len(statement) for statement in postgres.statements] == [TOGETHER_AT_MOST, TOGETHER_AT_MOST, 1]
 
 
-async def test_one_that_cannot_be_booked_does_not_fail_the_others(bookings: Bookings, postgres: Postgres) -> None:
+async def test_one_that_cannot_be_booked_does_not_fail_the_others(
+    bookings: Bookings, postgres: Postgres
+) -> None:
     postgres.poison = {2}
     first, poison, last = await asked(bookings, 1, 2, 3)
     postgres.goes_on.set()

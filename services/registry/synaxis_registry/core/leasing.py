@@ -1,9 +1,9 @@
 """Granting leases as pure functions on frozen books: the rules of migrations 0002 and 0009, one by one.
 
-The registry books in Postgres (`grant_leases`, `renew_slots`). These functions give the same answers and leave
-the same books, by the same checks in the same order and with the same shares: the reference that the SQL is
-compared with, and the registries of the simulation. Times are Unix seconds of the one clock that counts, the
-database's, and come from the caller. `core.settling` takes back, charges and records.
+The registry books in Postgres (`grant_leases`, `renew_slots`). These functions give the same answers and
+leave the same books, by the same checks in the same order and with the same shares: the reference that the
+SQL is compared with, and the registries of the simulation. Times are Unix seconds of the one clock that
+counts, the database's, and come from the caller. `core.settling` takes back, charges and records.
 """
 
 from __future__ import annotations

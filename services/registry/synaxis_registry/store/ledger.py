@@ -53,7 +53,7 @@ async def grant(connection: Connection, asks: Sequence[Ask]) -> list[Grant | Non
     """Book leases of one tenant on the same scopes, one after another: all of them, or none if that fails.
 
     Each is booked against all its limits, or, if one of them has no room, against none. The use is as it was
-    before that booking. A lease that was granted before is answered the same. None: there is no limit any more.
+    before that booking. A lease that was granted before is answered the same. None: no limit is left.
     """
     rows = await connection.fetch(
         SQL["grant_leases"],
