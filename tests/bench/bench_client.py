@@ -100,16 +100,19 @@ async def _ours(url: str) -> AsyncIterator[Ask]:
         await client.close()
 
 
+def _posting(session: aiohttp.ClientSession, url: str) -> Ask:
+    async def ask() -> bytes:
+        async with session.post(url, data=BODY, headers=HEADERS, allow_redirects=False) as response:
+            return await response.read()
+
+    return ask
+
+
 @asynccontextmanager
 async def _aiohttp(url: str) -> AsyncIterator[Ask]:
     """What discovery uses: names and addresses are checked."""
     async with egress.client_session(allow_private=True) as session:
-
-        async def ask() -> bytes:
-            async with session.post(url, data=BODY, headers=HEADERS, allow_redirects=False) as response:
-                return await response.read()
-
-        yield ask
+        yield _posting(session, url)
 
 
 @asynccontextmanager
@@ -123,12 +126,7 @@ async def _aiohttp_tuned(url: str) -> AsyncIterator[Ask]:
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
         timeout=aiohttp.ClientTimeout(total=None),
     ) as session:
-
-        async def ask() -> bytes:
-            async with session.post(url, data=BODY, headers=HEADERS, allow_redirects=False) as response:
-                return await response.read()
-
-        yield ask
+        yield _posting(session, url)
 
 
 @asynccontextmanager

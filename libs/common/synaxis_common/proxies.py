@@ -24,7 +24,7 @@ HOST_NAME: Final = re.compile(
 )
 """A name in ASCII. What ends in a number is none: to many who resolve it, it is an address that is written in
 another way, `127.1` and `2130706433` being 127.0.0.1 (WHATWG's URL standard, "ends in a number")."""
-_PORTS: Final = {"http": 80, "https": 443}
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PROXY_IS: Final = "must be http://[user:password@]host:port, with user and password percent-encoded"
 _EXEMPTION_IS: Final = (
     "is no host, .suffix, IP address or network; * is everything, commas are between entries"
@@ -102,7 +102,7 @@ class Proxies:
     def to_url(self, url: str) -> Proxy | None:
         """Through which proxy an HTTP URL is asked for. Raises ValueError for one that is none."""
         parts = urlsplit(url)
-        return self.to(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+        return self.to(parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 0))
 
 
 DIRECT: Final = Proxies()

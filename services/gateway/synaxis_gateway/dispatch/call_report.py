@@ -25,7 +25,7 @@ LATEST_DRAWS: Final = 4_096
 """Requests of a lease all draw the same."""
 
 _encode: Final = msgspec.json.Encoder().encode
-_WELL: Final = AttemptOutcome.OK, RequestOutcome.OK
+_OK: Final = RequestOutcome.OK
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -101,9 +101,9 @@ def written(call: Call, http_status: int) -> bytes:
 
 def outcome(call: Call, http_status: int) -> RequestOutcome:
     """How the request ended, as its client saw it."""
+    if call.attempts and call.attempts[-1].is_ok:
+        return _OK
     last = call.attempts[-1].outcome if call.attempts else None
-    if last is _WELL[0]:
-        return _WELL[1]
     match last:
         case AttemptOutcome.CLIENT_GONE:
             return RequestOutcome.CLIENT_GONE

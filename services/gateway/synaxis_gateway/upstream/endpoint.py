@@ -9,13 +9,12 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from synaxis_common import egress
-from synaxis_common.proxies import DIRECT, Proxies, Proxy, ascii_host
+from synaxis_common.proxies import DEFAULT_PORTS, DIRECT, Proxies, Proxy, ascii_host
 from synaxis_gateway.upstream.errors import NoConnection
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """A token of RFC 9110, as header names are."""
 _NOT_IN_A_VALUE: Final = re.compile(r"[\r\n\x00]")
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
@@ -53,8 +52,8 @@ class UpstreamEndpoint:
             raise NoConnection("its address is one we do not send to") from error
         parts = urlsplit(url)
         assert parts.hostname is not None  # check_url has seen it
-        host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-        said = _host(host) if port == _PORTS[parts.scheme] else f"{_host(host)}:{port}"
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
+        said = _host(host) if port == DEFAULT_PORTS[parts.scheme] else f"{_host(host)}:{port}"
         origin = Origin(host, port, parts.scheme == "https", allow_private, proxies.to(host, port))
         target = quote(parts.path or "/", safe="/:@!$&'()*+,;=~%-._")
         proxy = None if origin.is_tls else origin.proxy  # one with a tunnel through it sees nothing of this
