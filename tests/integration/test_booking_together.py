@@ -108,3 +108,18 @@ async def test_a_connection_that_is_lost_meanwhile_books_nobody_twice(
 async def _waiting(connection: Connection) -> int:
     count: int = await connection.fetchval(f"SELECT count(*) {BEING_BOOKED}")
     return count
+
+
+async def test_what_a_registry_of_the_former_release_books_counts_alike(
+    database: Database, other: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    former = "SELECT * FROM grant_lease($1, 'g1', 'acme', $2, 3, 0, 0, 0, '{}', 2, 900, 5, 2, 4, 0)"
+    lease_id = ids.uuid7()
+    (row,) = await other.fetch(former, lease_id, [SCOPE])
+    assert (row["limit_scope"], row["verdict"], row["granted_permits"]) == (SCOPE, None, 3)
+    (again,) = await other.fetch(former, lease_id, [SCOPE])
+    assert again["granted_permits"] == 3, "a lease that was granted before is answered the same"
+    answers = [await Bookings(database).book(ask()) for _ in range(ALLOWED)]
+    assert granted(answers) == [1] * (ALLOWED - 3) + [0] * 3
+    (refused,) = await other.fetch(former, ids.uuid7(), [SCOPE])
+    assert (refused["verdict"], refused["granted_permits"]) == ("rpm", 0)

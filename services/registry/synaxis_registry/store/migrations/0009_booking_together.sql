@@ -1,7 +1,7 @@
 -- Books leases that were asked for at the same time, in their order and each as if it were alone, with one wait for
 -- the locks of their scopes, one look at their limits and one change of the windows and budgets. They are all of one
--- tenant and on the same scopes. Rules and answers are those of `grant_lease`, which registries of the former release
--- still use meanwhile: `place` is an ask's number, from 1, and one without any limit has no row.
+-- tenant and on the same scopes. `place` is an ask's number, from 1; one without any limit has no row. Registries of the
+-- former release go on calling `grant_lease`, which from here on is a batch of one.
 --
 -- Statements on arrays of scopes are otherwise planned anew at each call, which takes longer than to run them. A plan
 -- that is kept was perhaps made when tables were tiny, so it must not read a whole one.
@@ -181,3 +181,22 @@ BEGIN
         ON CONFLICT (scope, month) DO UPDATE SET reserved = g.reserved + excluded.reserved;
     END IF;
 END $$;
+
+CREATE OR REPLACE FUNCTION grant_lease(
+    p_lease_id uuid, p_gateway text, p_tenant text, p_scopes text[], p_permits bigint, p_tokens_each bigint,
+    p_usd_each numeric, p_usd_extra numeric, p_slots jsonb, p_ttl_s double precision, p_lapse_s double precision,
+    p_slot_ttl_s double precision, p_share_of_rest integer, p_share_of_limit integer, p_seq bigint DEFAULT 0
+) RETURNS TABLE (
+    limit_scope text, verdict text, retry_after_s integer, reset_s integer,
+    allowed_rpm bigint, used_requests bigint, allowed_tpm bigint, used_tokens bigint,
+    allowed_concurrency integer, slots integer,
+    monthly_budget_usd numeric, spent numeric, reserved numeric,
+    granted_permits bigint, granted_tokens bigint, granted_usd numeric
+) LANGUAGE sql AS $$
+    SELECT g.limit_scope, g.verdict, g.retry_after_s, g.reset_s, g.allowed_rpm, g.used_requests, g.allowed_tpm,
+           g.used_tokens, g.allowed_concurrency, g.slots, g.monthly_budget_usd, g.spent, g.reserved,
+           g.granted_permits, g.granted_tokens, g.granted_usd
+      FROM grant_leases(p_tenant, p_scopes, ARRAY[p_lease_id], ARRAY[p_gateway], ARRAY[p_permits],
+                        ARRAY[p_tokens_each], ARRAY[p_usd_each], ARRAY[p_usd_extra], ARRAY[p_slots], ARRAY[p_seq],
+                        p_ttl_s, p_lapse_s, p_slot_ttl_s, p_share_of_rest, p_share_of_limit) g
+$$;
