@@ -85,7 +85,7 @@ class Gateway:
         account.arrived(at)
         if not self._take(shape, at):
             self.ask(shape, account.wanted(at, 1), now)
-        elif account.is_low(at):
+        elif account.is_low(at, account.left(at)[2]):
             self.ask(shape, account.wanted(at), now)
 
     def _take(self, shape: Shape, at: float) -> bool:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from synaxis_common.contracts.leases import LEASE_MARGIN_S, LEASE_TTL_S, LeaseDraw, Permit, SlotGrant
-from synaxis_gateway.admission.account import Account, Lease
+from synaxis_gateway.admission.account import GROWTH, HORIZON_S, PROJECTED_FROM, Account, Lease
 from synaxis_gateway.admission.shape import rounded_up
 from synaxis_gateway.admission.slots import Slots
 
 NOTHING = Decimal(0)
 CENT = Decimal("0.01")
+
+
+def is_low(held: Account, now: float) -> bool:
+    return held.is_low(now, held.left(now)[2])
 
 
 def lease(permits: int = 1, tokens: int = 0, usd: Decimal = NOTHING, asked_at: float = 0.0) -> Lease:
@@ -100,7 +105,7 @@ def test_with_thin_traffic_nothing_is_held_in_store() -> None:
     held = account()
     held.arrived(0.0)
     assert held.wanted(0.0) == 1
-    assert not held.is_low(0.0)
+    assert not is_low(held, 0.0)
 
 
 def test_with_busy_traffic_a_lease_lasts_a_second_and_the_next_is_asked_for_in_time() -> None:
@@ -108,21 +113,60 @@ def test_with_busy_traffic_a_lease_lasts_a_second_and_the_next_is_asked_for_in_t
     for number in range(100):
         held.arrived(number / 100)
     assert held.wanted(1.0) == 100
-    assert held.is_low(1.0), "nothing is held"
+    assert is_low(held, 1.0), "nothing is held"
     held.add(lease(permits=100, asked_at=1.0))
-    assert not held.is_low(1.0)
+    assert not is_low(held, 1.0)
     for number in range(51):
         held.arrived(1.0 + number / 100)
         assert held.draw(1.0 + number / 100, 0, NOTHING) is not None
-    assert held.is_low(1.51), "less than half a second's worth is left"
+    assert is_low(held, 1.51), "less than half a second's worth is left"
 
 
 def test_a_lease_that_is_about_to_end_counts_as_used_up() -> None:
     held = account(lease(permits=1000))
     for number in range(10):
         held.arrived(number / 10)
-    assert not held.is_low(0.9)
-    assert held.is_low(LEASE_TTL_S - LEASE_MARGIN_S - 0.5)
+    assert not is_low(held, 0.9)
+    assert is_low(held, LEASE_TTL_S - LEASE_MARGIN_S - 0.5)
+
+
+@pytest.mark.parametrize("round_trip_ms", [10, 20, 50])
+def test_when_traffic_begins_nobody_waits_after_the_second_answer(round_trip_ms: int) -> None:
+    held = account()
+    arrivals = (number / 1_000 for number in range(1, 3_000))
+    question: tuple[float, Lease] | None = None
+    waiting, waited = 0, 0
+    for now in arrivals:
+        held.take_over(now)
+        if question is not None and question[0] <= now:
+            held.add(question[1])
+            question = None
+            while waiting and held.draw(now, 0, NOTHING):
+                waiting -= 1
+        held.arrived(now)
+        if held.draw(now, 0, NOTHING) is None:
+            waiting += 1
+            waited += 1
+        if question is None and (waiting or is_low(held, now)):
+            granted = lease(permits=held.wanted(now, waiting), asked_at=now)
+            question = now + round_trip_ms / 1_000, granted
+    assert waited <= 2 * round_trip_ms + 2
+
+
+def test_a_few_at_once_say_nothing_of_how_many_will_come() -> None:
+    held = account()
+    for _ in range(PROJECTED_FROM - 1):
+        held.arrived(0.001)
+    assert held.wanted(0.002) == PROJECTED_FROM - 1
+
+
+def test_many_at_once_bring_a_few_times_as_many_permits_and_not_a_thousand() -> None:
+    held = account()
+    for _ in range(50):
+        held.arrived(0.0)
+    assert held.wanted(0.0) == GROWTH * 50
+    assert held.wanted(0.5) == 2 * 50
+    assert held.wanted(HORIZON_S) == 50
 
 
 def test_those_who_wait_are_asked_for_together() -> None:

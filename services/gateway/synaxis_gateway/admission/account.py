@@ -28,9 +28,19 @@ RENEW_BEFORE_S: Final = 0.8
 THIN_PER_S: Final = 2
 """With fewer requests a second nothing is held in store: each one asks for itself."""
 
+PROJECTED_FROM: Final = 8
+"""So many requests at least say how many will come in `HORIZON_S`, if they go on like this."""
+
+GROWTH: Final = 4
+"""But at most so many times of those who have come. When traffic begins, an answer has to bring permits for
+more than those who wait for it: as many come meanwhile, and would wait for the next."""
+
 MAX_PERMITS: Final = 100_000
 
 _NOTHING: Final = Decimal(0)
+
+Left = tuple[int, int, int]
+"""Requests and tokens, and how many of the requests in leases that last for `RENEW_BEFORE_S`."""
 
 
 @dataclass(slots=True)
@@ -148,14 +158,17 @@ class Account:
         """Whether no lease is held."""
         return not self._leases
 
-    def left(self, now: float) -> tuple[int, int]:
-        """Requests and tokens that may still be admitted."""
-        permits = tokens = 0
+    def left(self, now: float) -> Left:
+        """What may still be admitted."""
+        permits = tokens = lasting = 0
         for lease in self._leases:
-            if lease.ends_at > now:
+            ends_at = lease.ends_at
+            if ends_at > now:
                 permits += lease.permits
                 tokens += lease.tokens
-        return permits, tokens
+                if ends_at > now + RENEW_BEFORE_S:
+                    lasting += lease.permits
+        return permits, tokens, lasting
 
     def arrived(self, now: float) -> None:
         """A request wants to be admitted."""
@@ -166,10 +179,15 @@ class Account:
         self._count += 1
 
     def demand(self, now: float) -> int:
-        """Requests lately in `HORIZON_S`: of this time or of the one before it, whichever was busier."""
-        if now - self._since >= 2 * HORIZON_S:
+        """Requests in `HORIZON_S`: of this one as it goes on or of the one before it, whichever is busier."""
+        elapsed = now - self._since
+        if elapsed >= 2 * HORIZON_S:
             return 0
-        return max(self._count, self._before)
+        count = self._count
+        if count >= PROJECTED_FROM and elapsed < HORIZON_S:
+            most = GROWTH * count
+            count = most if elapsed * most <= count * HORIZON_S else int(count * HORIZON_S / elapsed)
+        return max(count, self._before)
 
     def wanted(self, now: float, waiting: int = 0) -> int:
         """How many permits to ask for, with `waiting` requests that have none."""
@@ -177,13 +195,7 @@ class Account:
         in_store = 0 if demand < THIN_PER_S * HORIZON_S else demand
         return min(max(in_store, waiting, 1), MAX_PERMITS)
 
-    def is_low(self, now: float) -> bool:
-        """Whether the next lease should be asked for now, before this one runs out."""
+    def is_low(self, now: float, lasting: int) -> bool:
+        """Whether the next lease should be asked for now, before this one runs out. `lasting`: see `Left`."""
         demand = self.demand(now)
-        if demand < THIN_PER_S * HORIZON_S:
-            return False
-        lasting = 0
-        for lease in self._leases:
-            if lease.ends_at > now + RENEW_BEFORE_S:
-                lasting += lease.permits
-        return lasting < demand * RENEW_AT
+        return demand >= THIN_PER_S * HORIZON_S and lasting < demand * RENEW_AT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -70,13 +69,6 @@ class Admitted(msgspec.Struct, eq=False):
         return False
 
 
-@dataclass(slots=True)
-class _Flight:
-    """One question that is under way, and its answer for all who wait for it."""
-
-    task: asyncio.Task[RouteRefusal | None]
-
-
 class Admission:
     """Everybody's plans, leases and slots in this gateway."""
 
@@ -90,7 +82,8 @@ class Admission:
         self._hard_age_s = plan_hard_age_s
         self._plans = Plans()
         self._slots = Slots()
-        self._flights: dict[Shape, _Flight] = {}
+        self._flights: dict[Shape, asyncio.Task[RouteRefusal | None]] = {}
+        """Questions for permits that are under way, each with its answer for all who wait for it."""
         self._waiting: dict[Shape, int] = {}
         self._refused: dict[Shape, tuple[float, RouteRefusal]] = {}
         self._renewing: dict[int, asyncio.Task[None]] = {}
@@ -179,7 +172,7 @@ class Admission:
     async def close(self) -> None:
         """Ask for nothing more, and give all leases back."""
         self._is_closed = True
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks = list(self._flights.values())
         pending: list[asyncio.Task[None] | asyncio.Task[RouteRefusal | None]] = [
             *tasks,
             *self._renewing.values(),
@@ -194,22 +187,24 @@ class Admission:
         """Admit from what is held. None: that does not suffice."""
         account = held.account
         if account is None:
-            if not (held.is_usable(now) or (self._is_away and held.age(now) < self._hard_age_s)):
+            if now >= held.usable_until and not (self._is_away and held.age(now) < self._hard_age_s):
                 return None
-            if not held.is_fresh(now):
-                self._renew(held)
+            if now >= held.fresh_until:
+                self._renew(held, 0)
             return Admitted(held.plan, held.shape, None, held.needs, FOREVER)
-        if not held.is_usable(now):
+        if now >= held.usable_until:
             return None
         draw = account.draw(now, held.tokens_each, held.usd_each)
         if draw is not None and held.slot_scopes and not self._slots.enter(held.slot_scopes, now):
             account.put_back(draw)
             draw = None
-        if not held.is_fresh(now) or account.is_low(now):
-            self._renew(held)
         if draw is None:
-            return None
-        permits_left, tokens_left = account.left(now)
+            return None  # whoever asks now gets a plan and a lease, too
+        permits_left, tokens_left, lasting = account.left(now)
+        if account.is_low(now, lasting):
+            self._renew(held, account.wanted(now))
+        elif now >= held.fresh_until:
+            self._renew(held, 0)
         return Admitted(
             held.plan,
             held.shape,
@@ -255,42 +250,47 @@ class Admission:
             waiting = self._waiting[shape]
             now = self._clock.monotonic()
             permits = waiting if held is None or held.account is None else held.account.wanted(now, waiting)
-            flight = _Flight(asyncio.create_task(self._ask(shape, permits=permits)))
-            self._flights[shape] = flight
-            flight.task.add_done_callback(lambda task: self._landed(shape, task))
+            flight = self._start(shape, permits)
         held = self._plans.get(shape)
         last_resort = (
             held is not None and held.account is None and held.age(self._clock.monotonic()) < self._hard_age_s
         )
         try:
             async with asyncio.timeout(AWAY_PATIENCE_S if last_resort else None):
-                return await asyncio.shield(flight.task)
+                return await asyncio.shield(flight)
         except (TimeoutError, BusUnavailable):
             if not last_resort:
                 raise
             self._is_away = True
             return None
 
+    def _start(self, shape: Shape, permits: int) -> asyncio.Task[RouteRefusal | None]:
+        flight = self._flights[shape] = asyncio.create_task(self._ask(shape, permits=permits))
+        flight.add_done_callback(lambda task: self._landed(shape, task))
+        return flight
+
     def _landed(self, shape: Shape, task: asyncio.Task[RouteRefusal | None]) -> None:
         del self._flights[shape]
         if not task.cancelled() and task.exception() is not None and not self._waiting.get(shape):
             log.debug("question_unanswered", error=str(task.exception()))
 
-    def _renew(self, held: Held) -> None:
-        """Ask in the background for the next plan, with the next lease if the last one runs out."""
+    def _renew(self, held: Held, permits: int) -> None:
+        """Ask in the background for the next plan, and for so many permits if the lease runs out."""
         subject = id(held.account or held)
         if subject in self._renewing or held.shape in self._flights or self._is_closed:
             return
-        account = held.account
-        now = self._clock.monotonic()
-        permits = 0 if account is None or not account.is_low(now) else account.wanted(now)
-        task = asyncio.create_task(self._renewed(held, permits))
+        question = (
+            self._start(held.shape, permits)  # whoever comes to need a permit meanwhile joins it
+            if permits
+            else asyncio.create_task(self._ask(held.shape, permits=0))
+        )
+        task = asyncio.create_task(self._renewed(question))
         self._renewing[subject] = task
         task.add_done_callback(lambda _: self._renewing.pop(subject, None))
 
-    async def _renewed(self, held: Held, permits: int) -> None:
+    async def _renewed(self, question: asyncio.Task[RouteRefusal | None]) -> None:
         try:
-            refusal = await self._ask(held.shape, permits=permits)
+            refusal = await question
         except BusUnavailable:
             metrics.RENEWALS.labels("unanswered").inc()
             await asyncio.sleep(AWAY_PATIENCE_S)
@@ -334,7 +334,7 @@ class Admission:
         self._refused.pop(shape, None)
         self._hold(shape, answer, lease.slots_seq, asked_at, keep=usd > 0)
         if generation != self._generation and (held := self._plans.get(shape)) is not None:
-            held.is_stale = True  # something changed meanwhile: the answer may be from before it
+            held.grow_stale()  # something changed meanwhile: the answer may be from before it
         return None
 
     def _hold(self, shape: Shape, plan: RoutePlan, seq: int, asked_at: float, *, keep: bool) -> None:

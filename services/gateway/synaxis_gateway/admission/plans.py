@@ -39,16 +39,18 @@ class Held:
     usd_each: Decimal = Decimal(0)
     tokens_each: int = 0
     slot_scopes: tuple[str, ...] = ()
-    is_stale: bool = False
-    """Something has changed; the next plan is asked for at the next use."""
+    fresh_until: float = field(init=False)
+    """Until then nobody needs to ask for the next one."""
+    usable_until: float = field(init=False)
+    """Until then requests may be served by it while the next one is asked for."""
 
-    def is_fresh(self, now: float) -> bool:
-        """Whether nobody needs to ask for the next one yet."""
-        return not self.is_stale and now < self.asked_at + self.plan.expires_in_s
+    def __post_init__(self) -> None:
+        self.fresh_until = self.asked_at + self.plan.expires_in_s
+        self.usable_until = self.asked_at + USABLE_S
 
-    def is_usable(self, now: float) -> bool:
-        """Whether requests may be served by it while the next one is asked for."""
-        return now < self.asked_at + USABLE_S
+    def grow_stale(self) -> None:
+        """Something has changed; the next plan is asked for at the next use."""
+        self.fresh_until = -math.inf
 
     def age(self, now: float) -> float:
         """Seconds since it was asked for."""
@@ -106,12 +108,12 @@ class Plans:
                 del self._held[held.shape]
             elif len(left) < len(held.plan.candidates):
                 held.plan = msgspec.structs.replace(held.plan, candidates=left)
-                held.is_stale = True
+                held.grow_stale()
 
     def grow_old(self) -> None:
         """All plans may be wrong: the next use of each asks for the next one."""
         for held in self._held.values():
-            held.is_stale = True
+            held.grow_stale()
 
     def tidy(self, now: float, hard_age_s: float) -> None:
         """Forget plans that nobody can use any more, and accounts that are empty and unused."""
