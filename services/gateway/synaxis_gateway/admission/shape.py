@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Final, NamedTuple
 
 from synaxis_common.contracts.routing import Preferences
@@ -12,9 +13,19 @@ STEPS_PER_OCTAVE: Final = 4
 plan is ranked by cost, and its money reserved, for the rounded size."""
 
 _EXACT_UP_TO: Final = 8
+_OCTAVES: Final = 48
+"""No size comes near two to this."""
+_STEPS: Final = [
+    *range(_EXACT_UP_TO),
+    *(
+        (1 << octave) * (STEPS_PER_OCTAVE + step) // STEPS_PER_OCTAVE
+        for octave in range(_EXACT_UP_TO.bit_length() - 1, _OCTAVES)
+        for step in range(STEPS_PER_OCTAVE)
+    ),
+]
 _NO_PARAMETERS: Final[frozenset[str]] = frozenset()
-_INPUT_TOKENS: Final = Measures._fields.index("input_tokens")
-"""`max_output_tokens` is the next one, and `parameters` the last: a test holds that."""
+_ROUNDED: Final = -3
+"""The last three measures are those that differ in a shape: a test holds that."""
 
 
 class Shape(NamedTuple):
@@ -30,23 +41,13 @@ class Shape(NamedTuple):
 def shape_of(ask: OpenAIRequest, key_hash: str) -> Shape:
     """The shape of a request."""
     measures, preferences = ask.measures, ask.preferences
-    most = measures.max_output_tokens
-    is_about_parameters = preferences is not None and preferences.require_parameters
-    rounded = Measures._make(
-        (
-            *measures[:_INPUT_TOKENS],
-            rounded_up(measures.input_tokens),
-            None if most is None else rounded_up(most),
-            *measures[_INPUT_TOKENS + 2 : -1],
-            measures.parameters if is_about_parameters else _NO_PARAMETERS,
-        )
-    )
-    return Shape(key_hash, ask.model, rounded, preferences)
+    input_tokens, most, parameters = measures[_ROUNDED:]
+    if preferences is None or not preferences.require_parameters:
+        parameters = _NO_PARAMETERS
+    rounded = (rounded_up(input_tokens), None if most is None else rounded_up(most), parameters)
+    return Shape(key_hash, ask.model, Measures._make(measures[:_ROUNDED] + rounded), preferences)
 
 
 def rounded_up(size: int) -> int:
     """The smallest step that is not below `size`."""
-    if size <= _EXACT_UP_TO:
-        return size
-    step = (1 << (size - 1).bit_length() - 1) // STEPS_PER_OCTAVE
-    return -(-size // step) * step
+    return _STEPS[bisect_left(_STEPS, size)]

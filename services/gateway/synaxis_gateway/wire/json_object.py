@@ -104,10 +104,7 @@ def _is_compact(body: bytes, raw: Mapping[str, bytes | msgspec.Raw]) -> bool:
     the sum is the length of the body there is no room for a second member of the same name, nor for names
     that are written in more bytes than they have characters.
     """
-    length = 1
-    for name, value in raw.items():
-        length += len(name) + len(value) + 4
-    return length == len(body)
+    return 1 + sum(map(len, raw)) + sum(map(len, raw.values())) + 4 * len(raw) == len(body)
 
 
 def _names_are_unique(body: bytes, raw: Mapping[str, bytes | msgspec.Raw]) -> bool:

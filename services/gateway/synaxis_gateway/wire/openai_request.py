@@ -69,6 +69,8 @@ _KIND_OF_PART = {
 _TEXT = ("text", "input_text", "output_text")
 _OF_TEXT = (str, list, dict)
 _NO_NAMES: frozenset[str] = frozenset()
+_PARTS_OF_MOST = 2
+"""Of a message: role and content."""
 
 
 class BadRequest(Exception):
@@ -90,13 +92,13 @@ class Measures(NamedTuple):
     pdf: bool = False
     structured_output: bool = False
     stream: bool = False
-    input_tokens: int = 0
-    max_output_tokens: int | None = None
     n: int = 1
     prompts: int = 1
     images: int = 0
     audio_parts: int = 0
     files: int = 0
+    input_tokens: int = 0
+    max_output_tokens: int | None = None
     parameters: frozenset[str] = frozenset()
 
     def needs(self) -> Needs:
@@ -147,6 +149,7 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
         raise BadRequest(f"The field '{subject}' is missing.", subject)
     wishes = _wishes(document) if fields.keys() - _PLAIN else _NO_WISHES
     seen = _look(fields[subject], subject)
+    files = seen.files + seen.videos
     measures = Measures(
         endpoint,
         wishes.tools,
@@ -155,16 +158,16 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
         seen.files > 0,
         wishes.structured_output,
         wishes.stream,
-        -(-(seen.text_bytes + wishes.text_bytes) // BYTES_PER_TOKEN)
-        + seen.messages * TOKENS_PER_MESSAGE
-        + seen.images * TOKENS_PER_IMAGE
-        + (seen.audio + seen.files + seen.videos) * TOKENS_PER_FILE,
-        wishes.max_output_tokens,
         wishes.n,
         seen.prompts,
         seen.images,
         seen.audio,
-        seen.files + seen.videos,
+        files,
+        -(-(seen.text_bytes + wishes.text_bytes) // BYTES_PER_TOKEN)
+        + seen.messages * TOKENS_PER_MESSAGE
+        + seen.images * TOKENS_PER_IMAGE
+        + (seen.audio + files) * TOKENS_PER_FILE,
+        wishes.max_output_tokens,
         wishes.parameters,
     )
     return OpenAIRequest(endpoint, model.strip(), measures, wishes.preferences, wishes.usage_asked, document)
@@ -255,7 +258,13 @@ def _look(subject: Any, name: str) -> _Seen:
             raise BadRequest("'messages' must be a list of at least one message.", name)
         if len(subject) > MAX_MESSAGES:
             raise BadRequest(f"'messages' must not be more than {MAX_MESSAGES}.", name)
+        seen.messages = len(subject)
         for position, message in enumerate(subject):
+            if type(message) is dict and len(message) == _PARTS_OF_MOST and "role" in message:
+                text = message.get("content")
+                if type(text) is str:
+                    seen.text_bytes += len(text) if text.isascii() else len(text.encode())
+                    continue
             if not isinstance(message, dict):
                 raise BadRequest(f"'messages[{position}]' must be an object.", f"messages[{position}]")
             _look_at_message(message, position, seen)
@@ -288,7 +297,6 @@ def _look_at_prompts(prompts: list[Any], name: str, seen: _Seen) -> None:
 
 
 def _look_at_message(message: dict[str, Any], position: int, seen: _Seen) -> None:
-    seen.messages += 1
     where = f"messages[{position}].content"
     content = message.get("content")
     if isinstance(content, list):
