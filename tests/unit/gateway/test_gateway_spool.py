@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -108,7 +109,7 @@ def test_a_report_that_was_cut_short_is_left_out_and_the_next_are_not(
     assert adopted(spool) == [b"1", b"3", b"4"]
 
 
-def test_a_full_file_is_followed_by_another_and_removed_when_its_reports_are_stored_in_any_order(
+async def test_a_full_file_is_followed_by_another_and_removed_when_its_reports_are_stored_in_any_order(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 100)
@@ -117,7 +118,22 @@ def test_a_full_file_is_followed_by_another_and_removed_when_its_reports_are_sto
     for segment in (segments[1], segments[0]):
         assert segment is not None
         spool.stored(segment)
+    syncing = asyncio.create_task(spool.sync())
+    async with asyncio.timeout(10):
+        while len(files(tmp_path)) > 1:
+            await asyncio.sleep(0.01)
+    syncing.cancel()
     assert [file.name for file in files(tmp_path)] == ["00000003.spool"]
+
+
+def test_a_spool_that_is_closed_removes_what_is_stored(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "brief")
+    segments = [spool.append(b"x" * (spool_module.SEGMENT_BYTES - 100)) for _ in range(2)]
+    for segment in segments:
+        assert segment is not None
+        spool.stored(segment)
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_gateway_left_is_found_in_order_and_removed(spool: Spool, tmp_path: Path) -> None:
