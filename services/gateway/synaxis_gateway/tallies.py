@@ -61,7 +61,7 @@ class Level(Tally, Collector):
         yield GaugeMetricFamily(self._name, self._documentation, value=self.count)
 
 
-class _Spread:
+class Spread:
     """How often each bucket was met."""
 
     __slots__ = ("_bounds", "counts", "sum")
@@ -84,15 +84,19 @@ class Spreads(Collector):
         self, name: str, documentation: str, bounds: Sequence[float], labels: Sequence[str] = ()
     ) -> None:
         self._name, self._documentation, self._labels, self._bounds = name, documentation, labels, bounds
-        self._spreads: dict[tuple[str, ...], _Spread] = {}
+        self._spreads: dict[tuple[str, ...], Spread] = {}
         REGISTRY.register(self)
+
+    def of(self, *labels: str) -> Spread:
+        """The values of those labels."""
+        spread = self._spreads.get(labels)
+        if spread is None:
+            spread = self._spreads[labels] = Spread(self._bounds)
+        return spread
 
     def observe(self, value: float, *labels: str) -> None:
         """One more value."""
-        spread = self._spreads.get(labels)
-        if spread is None:
-            spread = self._spreads[labels] = _Spread(self._bounds)
-        spread.observe(value)
+        self.of(*labels).observe(value)
 
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""

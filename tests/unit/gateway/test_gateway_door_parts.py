@@ -204,12 +204,12 @@ def test_lines_that_nobody_wants_are_not_made_but_counted(
         return REGISTRY.get_sample_value("synaxis_gateway_requests_total", labels) or 0.0
 
     writing, reading = sockets
-    journal = Journal(HandClock(), writing.fileno())
     before = counted()
-    journal.note("GET", "/healthz", 200, 0.001, "one", {})
-    caplog.set_level(logging.DEBUG, logger="synaxis_gateway.http.journal")
-    journal.note("GET", "/healthz", 200, 0.001, "two", {})
-    journal.flush()
+    for level, request_id in ((logging.INFO, "one"), (logging.DEBUG, "two")):
+        caplog.set_level(level, logger="synaxis_gateway.http.journal")
+        journal = Journal(HandClock(), writing.fileno())
+        journal.note("GET", "/healthz", 200, 0.001, request_id, {})
+        journal.flush()
     (line,) = reading.recv(65_536).splitlines()
     assert (json.loads(line)["request_id"], json.loads(line)["level"]) == ("two", "debug")
     assert counted() == before + 2

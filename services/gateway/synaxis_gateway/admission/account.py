@@ -180,13 +180,11 @@ class Account:
 
     def demand(self, now: float) -> int:
         """Requests in `HORIZON_S`: of this one as it goes on or of the one before it, whichever is busier."""
-        elapsed = now - self._since
+        elapsed, count = now - self._since, self._count
         if elapsed >= 2 * HORIZON_S:
             return 0
-        count = self._count
         if count >= PROJECTED_FROM and elapsed < HORIZON_S:
-            most = GROWTH * count
-            count = most if elapsed * most <= count * HORIZON_S else int(count * HORIZON_S / elapsed)
+            count = int(count * HORIZON_S / max(elapsed, HORIZON_S / GROWTH))
         return max(count, self._before)
 
     def wanted(self, now: float, waiting: int = 0) -> int:

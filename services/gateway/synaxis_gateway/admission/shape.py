@@ -15,7 +15,7 @@ plan is ranked by cost, and its money reserved, for the rounded size."""
 _EXACT_UP_TO: Final = 8
 _OCTAVES: Final = 48
 """No size comes near two to this."""
-_STEPS: Final = [
+_STEPS: Final[list[int]] = [
     *range(_EXACT_UP_TO),
     *(
         (1 << octave) * (STEPS_PER_OCTAVE + step) // STEPS_PER_OCTAVE

@@ -88,26 +88,8 @@ class Attempts:
         if destination.has_no_key:
             call.fail(attempt, classify.NO_KEY)
             return Failed(classify.NO_KEY)
-        try:
-            result = await self._try(call, attempt, may_begin, is_last=is_last)
-        except TooLate:
-            call.attempts.remove(attempt)
-            raise
-        if isinstance(result, Failed):
-            call.fail(attempt, result.verdict)
-        return result
-
-    async def _try(
-        self,
-        call: Call,
-        attempt: Attempt,
-        may_begin: Callable[[], bool],
-        *,
-        is_last: bool,
-    ) -> Result:
-        destination, ask, key = attempt.destination, attempt.ask, attempt.destination.key
         answer: UpstreamAnswer | None = None
-        handed_over = False
+        result: Result | None = None
         try:
             answer = await self._client.open(
                 UpstreamRequest(
@@ -122,37 +104,32 @@ class Attempts:
             )
             attempt.http_status = answer.status
             if answer.status != 200:
-                return await self._refused(call, answer, key)
-            if answer.content_type in ("text/html", "application/xhtml+xml"):
-                return Failed(classify.malformed("answered with a page, not JSON"), answer.status)
-            if not ask.stream:
-                return await self._whole(call, attempt, answer)
-            stream = UpstreamStream(answer, attempt, call.clock, ask.measures, drop_usage=not ask.usage_asked)
-            verdict = await stream.wait_for_content()
-            if verdict is not None:
-                return Failed(verdict, answer.status)
-            handed_over = True
-            return Begun(stream, _total_s(call, destination.candidate, since=attempt.started))
+                result = await self._refused(call, answer, destination.key)
+            elif answer.content_type in ("text/html", "application/xhtml+xml"):
+                result = Failed(classify.malformed("answered with a page, not JSON"), answer.status)
+            elif ask.stream:
+                result = await self._begun(call, attempt, answer)
+            else:
+                result = _whole(call, attempt, answer, await answer.read_all())
+        except TooLate:
+            call.attempts.remove(attempt)
+            raise
         except (UpstreamError, TimeoutError) as error:
-            return Failed(classify.failure(error), attempt.http_status)
+            result = Failed(classify.failure(error), attempt.http_status)
         finally:
-            if answer is not None and not handed_over:
+            if answer is not None and not isinstance(result, Begun):
                 answer.close()
+        if isinstance(result, Failed):
+            call.fail(attempt, result.verdict)
+        return result
 
-    async def _whole(self, call: Call, attempt: Attempt, answer: UpstreamAnswer) -> Result:
-        body = await answer.read_all()
-        found = openai_answer.read(body, attempt.ask.endpoint)
-        match found:
-            case openai_answer.WholeAnswer():
-                attempt.content_bytes = found.content_bytes
-                call.succeed(
-                    attempt, usage.read(found.usage, attempt.destination.context_window, attempt.ask.measures)
-                )
-                return Whole(body)
-            case openai_answer.EmbeddedError():
-                return Failed(classify.embedded(found, answer.headers, call.clock.now()), answer.status)
-            case openai_answer.NoAnswer():
-                return Failed(classify.malformed(f"answered with {found.reason}"), answer.status)
+    async def _begun(self, call: Call, attempt: Attempt, answer: UpstreamAnswer) -> Begun | Failed:
+        ask = attempt.ask
+        stream = UpstreamStream(answer, attempt, call.clock, ask.measures, drop_usage=not ask.usage_asked)
+        verdict = await stream.wait_for_content()
+        if verdict is not None:
+            return Failed(verdict, answer.status)
+        return Begun(stream, _total_s(call, attempt.candidate, since=attempt.started))
 
     async def _refused(self, call: Call, answer: UpstreamAnswer, key: str | None) -> Failed:
         body = await answer.read_prefix(MAX_ERROR_BYTES)
@@ -161,6 +138,21 @@ class Attempts:
             body = body.replace(key.encode(), REDACTED)
         verdict = classify.status(answer.status, answer.headers, body, call.clock.now())
         return Failed(verdict, answer.status, body if verdict.follows is not Follows.NEXT else b"")
+
+
+def _whole(call: Call, attempt: Attempt, answer: UpstreamAnswer, body: bytes) -> Whole | Failed:
+    found = openai_answer.read(body, attempt.ask.endpoint)
+    match found:
+        case openai_answer.WholeAnswer():
+            attempt.content_bytes = found.content_bytes
+            call.succeed(
+                attempt, usage.read(found.usage, attempt.destination.context_window, attempt.ask.measures)
+            )
+            return Whole(body)
+        case openai_answer.EmbeddedError():
+            return Failed(classify.embedded(found, answer.headers, call.clock.now()), answer.status)
+        case openai_answer.NoAnswer():
+            return Failed(classify.malformed(f"answered with {found.reason}"), answer.status)
 
 
 def patience_s(call: Call, destination: Destination, *, is_last: bool) -> float:

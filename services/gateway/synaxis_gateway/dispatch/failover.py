@@ -91,7 +91,7 @@ class Failover:
                 return refused or Exhausted(all_tried=False)
             self._hedges.earn()
             try:
-                if call.is_hedged and candidate.begins_within_s is not None and not call.attempts:
+                if call.is_hedged and not call.attempts and candidate.begins_within_s is not None:
                     results = await self._race(call, candidate, turn, queue)
                 else:
                     results = [(candidate, await self._make(call, candidate, turn, queue))]

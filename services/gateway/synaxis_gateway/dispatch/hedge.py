@@ -31,7 +31,8 @@ class HedgeBudget:
 
     def earn(self) -> None:
         """A request is made."""
-        self._tokens = min(CAP, self._tokens + SHARE)
+        if self._tokens < CAP:
+            self._tokens = min(CAP, self._tokens + SHARE)
 
     def spend(self) -> bool:
         """Whether a second one may be made beside it."""

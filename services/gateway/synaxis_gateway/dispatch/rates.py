@@ -29,6 +29,8 @@ class _Counts:
     rests: int = 0
     """In a row, each too soon after the last."""
     rested_at: float = 0.0
+    bucket: int = 0
+    """The latest that was counted in; what is too old was left out then."""
 
 
 class FailureRates:
@@ -39,7 +41,13 @@ class FailureRates:
 
     def answered(self, key: tuple[str, str], now: float) -> None:
         """It has answered, or has begun to."""
+        counts = self._counts.get(key)
+        bucket = int(now // _BUCKET_S)
+        if counts is not None and counts.bucket == bucket:
+            counts.asked[bucket] = counts.asked.get(bucket, 0) + 1
+            return
         counts = self._of(key, now)
+        counts.bucket = bucket
         _add(counts.asked, now)
 
     def failed(self, key: tuple[str, str], now: float, *, is_cut: bool) -> bool:

@@ -29,7 +29,8 @@ class RetryBudget:
     def first_attempt(self, model: str) -> None:
         """A request for `model` makes its first attempt."""
         account = self._account(model)
-        account.tokens = min(CAP, account.tokens + SHARE)
+        if account.tokens < CAP:
+            account.tokens = min(CAP, account.tokens + SHARE)
 
     def begin_extra(self, model: str) -> bool:
         """Whether one more attempt may be made; if so, `end_extra` must be called when it is over."""

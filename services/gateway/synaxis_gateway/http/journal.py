@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from synaxis_common.clock import Clock
 from synaxis_common.logging import scrub
 from synaxis_gateway import metrics
-from synaxis_gateway.tallies import Tally
+from synaxis_gateway.tallies import Spread, Tally
 
 GATHER_S: Final = 0.05
 PIECE_BYTES: Final = 4096
@@ -39,10 +39,10 @@ class Journal:
         self._clock = clock
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
         self._lines: list[bytes] = []
-        self._tallies: dict[tuple[str, int], Tally] = {}
+        self._counts: dict[tuple[str, int], tuple[Tally, Spread]] = {}
         self._beginnings: dict[tuple[str | int | None, ...], bytes] = {}
         self._some = asyncio.Event()
-        self._logger = logging.getLogger(__name__)
+        self._least_level = logging.getLogger(__name__).getEffectiveLevel()
 
     def note(
         self,
@@ -54,13 +54,14 @@ class Journal:
         notes: Mapping[str, str | int | None],
     ) -> None:
         """A request to `endpoint` was answered after `seconds`. `notes` are ids and counts, never content."""
-        tally = self._tallies.get((endpoint, status))
-        if tally is None:
-            tally = self._tallies[endpoint, status] = metrics.REQUESTS.of(endpoint, str(status))
-        tally.count += 1
-        metrics.LATENCY.observe(seconds, endpoint)
+        counts = self._counts.get((endpoint, status))
+        if counts is None:
+            counts = metrics.REQUESTS.of(endpoint, str(status)), metrics.LATENCY.of(endpoint)
+            self._counts[endpoint, status] = counts
+        counts[0].count += 1
+        counts[1].observe(seconds)
         level = logging.DEBUG if endpoint in QUIET else logging.INFO
-        if not self._logger.isEnabledFor(level):
+        if level < self._least_level:
             return
         # Two facts a request are its own; the rest repeats, and is kept as it was written.
         key = (method, endpoint, status, *notes, *notes.values())

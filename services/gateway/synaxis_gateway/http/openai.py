@@ -149,21 +149,23 @@ class OpenAIHandlers:
                 if call is not None:
                     self._conclude(exchange, call, error.status)
                 raise
-            if call is not None:
+            is_hedged = _wants(exchange, HEDGE_HEADER, by_default=admitted.plan.hedge)
+            if call is None:
+                call = Call(
+                    request_id=exchange.request_id,
+                    ask=ask,
+                    admitted=admitted,
+                    gateway_id=self._gateway_id,
+                    clock=self._clock,
+                    started=started,
+                    started_at=started_at,
+                    deadline=started + self._patience_s(exchange),
+                    is_hedged=is_hedged,
+                    is_continued=_wants(exchange, CONTINUE_HEADER, by_default=False),
+                )
+            else:
                 admitted.draws += call.admitted.draws  # of a lease that is over: the report accounts for them
-            call = Call(
-                request_id=exchange.request_id,
-                ask=ask,
-                admitted=admitted,
-                gateway_id=self._gateway_id,
-                clock=self._clock,
-                started=started,
-                started_at=started_at,
-                deadline=started + self._patience_s(exchange),
-                is_hedged=_wants(exchange, HEDGE_HEADER, by_default=admitted.plan.hedge),
-                is_continued=_wants(exchange, CONTINUE_HEADER, by_default=False),
-                attempts=[] if call is None else call.attempts,
-            )
+                call.admitted, call.is_hedged = admitted, is_hedged
             try:
                 return await self._answer(exchange, call)
             except PermitExpired:
@@ -172,7 +174,11 @@ class OpenAIHandlers:
     async def _answer(self, exchange: Exchange, call: Call) -> Answer | None:
         """Have the request answered, and report it. Raises PermitExpired: nothing has been done yet."""
         try:
-            answer = await self._dispatch(exchange, call)
+            result = await self._failover.run(call)
+            if isinstance(result, Begun):
+                answer = await self._stream(exchange, call, result)
+            else:
+                answer = _answer(call, result)
         except PermitExpired:
             raise
         except errors.ApiError as error:
@@ -203,22 +209,6 @@ class OpenAIHandlers:
             raise errors.unavailable("What this request uses could not be accounted for at the moment.")
         self._load.belongs(exchange.key_hash, decision.plan.tenant_id)
         return decision
-
-    async def _dispatch(self, exchange: Exchange, call: Call) -> Answer | None:
-        result = await self._failover.run(call)
-        match result:
-            case Whole():
-                return Answer(200, result.body, _header_lines(call))
-            case Begun():
-                return await self._stream(exchange, call, result)
-            case Refused():
-                answer = errors.refused_by_provider(result)
-                answer.header_lines += _header_lines(call)
-                return answer
-            case Exhausted():
-                error = errors.exhausted(call.attempts, result)
-                error.headers = {**error.headers, "x-synaxis-attempts": str(call.tried)}
-                raise error
 
     async def _stream(self, exchange: Exchange, call: Call, begun: Begun) -> Answer | None:
         try:
@@ -324,9 +314,9 @@ class OpenAIHandlers:
         call.is_concluded = True
         self._admission.leave(call.admitted, unused=not call.reached_a_provider)
         self._reports.submit(call.request_id, call_report.written(call, status))
-        if call.ask.stream and call.first_token_s is not None:
-            metrics.FIRST_TOKEN.observe(call.first_token_s)
         last = call.attempts[-1] if call.attempts else None
+        if last is not None and call.ask.stream and (first_token_s := call.first_token_s) is not None:
+            metrics.FIRST_TOKEN.observe(first_token_s)
         plan = call.plan
         exchange.notes.update(
             tenant=plan.tenant_id,
@@ -357,6 +347,21 @@ async def _end_with_error(exchange: Exchange, outcome: AttemptOutcome) -> None:
             await exchange.end()
     except (ConnectionError, TimeoutError):
         exchange.cut()
+
+
+def _answer(call: Call, result: Whole | Refused | Exhausted) -> Answer:
+    """The answer in one piece. Raises an ApiError when nobody answered."""
+    match result:
+        case Whole():
+            return Answer(200, result.body, _header_lines(call))
+        case Refused():
+            answer = errors.refused_by_provider(result)
+            answer.header_lines += _header_lines(call)
+            return answer
+        case Exhausted():
+            error = errors.exhausted(call.attempts, result)
+            error.headers = {**error.headers, "x-synaxis-attempts": str(call.tried)}
+            raise error
 
 
 def _wants(exchange: Exchange, header: str, *, by_default: bool) -> bool:
