@@ -190,7 +190,7 @@ class Admission:
             if now >= held.usable_until and not (self._is_away and held.age(now) < self._hard_age_s):
                 return None
             if now >= held.fresh_until:
-                self._renew(held, 0)
+                self._renew(held, is_low=False)
             return Admitted(held.plan, held.shape, None, held.needs, FOREVER)
         if now >= held.usable_until:
             return None
@@ -202,9 +202,9 @@ class Admission:
             return None  # whoever asks now gets a plan and a lease, too
         permits_left, tokens_left, lasting = account.left(now)
         if account.is_low(now, lasting):
-            self._renew(held, account.wanted(now))
+            self._renew(held, is_low=True)
         elif now >= held.fresh_until:
-            self._renew(held, 0)
+            self._renew(held, is_low=False)
         return Admitted(
             held.plan,
             held.shape,
@@ -274,14 +274,15 @@ class Admission:
         if not task.cancelled() and task.exception() is not None and not self._waiting.get(shape):
             log.debug("question_unanswered", error=str(task.exception()))
 
-    def _renew(self, held: Held, permits: int) -> None:
-        """Ask in the background for the next plan, and for so many permits if the lease runs out."""
-        subject = id(held.account or held)
+    def _renew(self, held: Held, *, is_low: bool) -> None:
+        """Ask in the background for the next plan, and for the next lease if the last one runs out."""
+        account = held.account
+        subject = id(account or held)
         if subject in self._renewing or held.shape in self._flights or self._is_closed:
             return
         question = (
-            self._start(held.shape, permits)  # whoever comes to need a permit meanwhile joins it
-            if permits
+            self._start(held.shape, account.wanted(self._clock.monotonic()))
+            if account is not None and is_low
             else asyncio.create_task(self._ask(held.shape, permits=0))
         )
         task = asyncio.create_task(self._renewed(question))

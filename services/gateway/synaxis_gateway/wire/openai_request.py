@@ -142,7 +142,7 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
     model = fields.get("model")
     if model is None:
         raise BadRequest("Say which model: the field 'model' is missing.", "model")
-    if not isinstance(model, str) or not model.strip() or len(model) > MAX_NAME or "\x00" in model:
+    if not isinstance(model, str) or len(model) > MAX_NAME or "\x00" in model or not (name := model.strip()):
         raise BadRequest(f"'model' must be a string of 1 to {MAX_NAME} characters.", "model")
     subject = _SUBJECT[endpoint]
     if fields.get(subject) is None:
@@ -170,7 +170,7 @@ def parse(body: bytes, endpoint: Endpoint) -> OpenAIRequest:
         wishes.max_output_tokens,
         wishes.parameters,
     )
-    return OpenAIRequest(endpoint, model.strip(), measures, wishes.preferences, wishes.usage_asked, document)
+    return OpenAIRequest(endpoint, name, measures, wishes.preferences, wishes.usage_asked, document)
 
 
 class _Wishes(NamedTuple):
@@ -258,16 +258,18 @@ def _look(subject: Any, name: str) -> _Seen:
             raise BadRequest("'messages' must be a list of at least one message.", name)
         if len(subject) > MAX_MESSAGES:
             raise BadRequest(f"'messages' must not be more than {MAX_MESSAGES}.", name)
-        seen.messages = len(subject)
+        text_bytes = 0
         for position, message in enumerate(subject):
             if type(message) is dict and len(message) == _PARTS_OF_MOST and "role" in message:
                 text = message.get("content")
                 if type(text) is str:
-                    seen.text_bytes += len(text) if text.isascii() else len(text.encode())
+                    text_bytes += len(text) if text.isascii() else len(text.encode())
                     continue
             if not isinstance(message, dict):
                 raise BadRequest(f"'messages[{position}]' must be an object.", f"messages[{position}]")
             _look_at_message(message, position, seen)
+        seen.text_bytes += text_bytes
+        seen.messages = len(subject)
     elif isinstance(subject, str):
         seen.text_bytes = bytes_of(subject)
     elif isinstance(subject, list) and subject:
