@@ -32,7 +32,7 @@ from synaxis_registry.core.limits import applicable, is_allowed
 from synaxis_registry.core.lookup import lookup
 from synaxis_registry.core.names import NameIndex
 from synaxis_registry.core.records import GlobalModelRecord
-from synaxis_registry.core.shards import PostingsDraft, Shards, ShardsDraft
+from synaxis_registry.core.shards import MEMBERS_AT_ONCE, PostingsDraft, Shards, ShardsDraft
 from synaxis_registry.core.stale import stale
 
 NAMES = (
@@ -292,6 +292,27 @@ def test_a_mapping_that_nothing_changed_is_the_same_one() -> None:
     draft.add("a", 1)
     draft.discard("b", 2)
     assert at_once(draft.freezing()) is before
+
+
+def test_a_set_of_thousands_is_changed_in_steps_and_comes_to_the_same() -> None:
+    before = Shards({"many": frozenset(range(3_000)), "few": frozenset({1})})
+    draft = PostingsDraft(before)
+    for member in range(1_000, 6_500):
+        if member % 2:
+            draft.add("many", member)
+        else:
+            draft.discard("many", member)
+    draft.discard("few", 1)
+    steps = list[None]()
+    work = draft.freezing()
+    while True:
+        try:
+            steps.append(next(work))
+        except StopIteration as done:
+            after = done.value
+            break
+    assert dict(after) == {"many": frozenset({*range(1_000), *range(1_001, 6_500, 2)})}
+    assert len(steps) >= 6_500 // MEMBERS_AT_ONCE
 
 
 def test_a_frozen_draft_can_be_changed_on_without_what_was_taken_from_it() -> None:

@@ -138,6 +138,9 @@ class ShardsDraft(Generic[K, V]):
         return self._shards[number]
 
 
+MEMBERS_AT_ONCE: Final = 1_000
+"""Of a set that changes: a provider's name may stand for tens of thousands of endpoints."""
+
 Postings = Shards[K, frozenset[M]]
 """Sets of members by key, of which none is empty."""
 
@@ -163,14 +166,22 @@ class PostingsDraft(Generic[K, M]):
         """The sets with all changes: the very ones from before, if they come to nothing."""
         draft = ShardsDraft(self._before)
         nothing: frozenset[M] = frozenset()
-        for key, changes in self._changes.items():
+        for key in list(self._changes):
+            changes = self._changes.pop(key)  # to free all of them at once takes ten milliseconds
             old = self._before.get(key, nothing)
-            added = [member for member, is_in in changes.items() if is_in and member not in old]
-            removed = [member for member, is_in in changes.items() if not is_in and member in old]
+            added: list[M] = []
+            removed: list[M] = []
+            for count, (member, is_in) in enumerate(changes.items(), 1):
+                if is_in is not (member in old):
+                    (added if is_in else removed).append(member)
+                if count % MEMBERS_AT_ONCE == 0:
+                    yield
             if removed:
                 old = old.difference(removed)
-            if added:
-                old = old.union(added)
+            for begin in range(0, len(added), MEMBERS_AT_ONCE):
+                if begin:
+                    yield
+                old = old.union(added[begin : begin + MEMBERS_AT_ONCE])
             if not old:
                 draft.discard(key)
             elif added or removed:
