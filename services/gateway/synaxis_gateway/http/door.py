@@ -21,6 +21,7 @@ from synaxis_gateway import metrics
 from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.errors import ApiError
 from synaxis_gateway.http.exchange import STALL_S, Answer, Serve
+from synaxis_gateway.http.head import Head, KnownHead, Line, framing
 from synaxis_gateway.http.journal import Journal
 from synaxis_gateway.http.lean_exchange import LeanExchange
 from synaxis_gateway.http.middleware import CLIENT_GONE_STATUS
@@ -38,6 +39,7 @@ MAX_HEADERS: Final = 128
 _BEGINNING: Final = b"POST /v1/"
 _LONGEST_LINE: Final = 64
 """A request line of the hot path is shorter; whatever has none by then is aiohttp's."""
+_FAILED: Final = ApiError(500, "internal_error", "The gateway failed.", "server_error")
 
 
 class Desk:
@@ -83,13 +85,15 @@ class Door(asyncio.Protocol):
         "_head_bytes",
         "_held",
         "_is_lingering",
-        "_is_upgrade_asked",
+        "_known",
+        "_lines",
         "_loop",
         "_parser",
         "_path",
         "_serve",
         "_task",
         "_timer",
+        "_wish",
         "transport",
     )
 
@@ -99,13 +103,19 @@ class Door(asyncio.Protocol):
         self._held = b""
         """The beginning of a request line."""
         self._parser = httptools.HttpRequestParser(self)
+        self._lines: list[Line] | None = None
+        """The headers of a request as they come, until its head is complete."""
+        self._known: KnownHead | None = None
+        """The head of the latest request, until another one begins that is not like it."""
         self._exchange: LeanExchange | None = None
+        """The request, from when its head is complete until it is answered."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = math.inf
         self._head_bytes = 0
         self._is_lingering = False
-        self._is_upgrade_asked = False
+        self._wish: bytes | None = None
+        """The request has the wish to speak another protocol: how its body is framed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
@@ -123,32 +133,21 @@ class Door(asyncio.Protocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._exchange is None:
+        known = self._known
+        if known is not None and self._exchange is None and self._repeats(known, data):
+            return
+        is_beginning = False
+        if self._exchange is None and self._lines is None:
+            self._known = None
             if self._held:
                 data, self._held = self._held + data, b""
             if not self._begins(data):
                 return
-        exchange = self._exchange
-        if exchange is None:
+            is_beginning = True
+        if not self._is_read(data):
             return
-        try:
-            if not exchange.has_head:
-                if self._is_lingering:
-                    return
-                room = MAX_HEAD_BYTES - self._head_bytes
-                self._head_bytes += len(data)
-                if len(data) > room:
-                    self._parser.feed_data(data[:room])
-                    data = data[room:] if exchange.has_head else b""
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as wish:
-            self._decline(exchange, data[wish.args[0] :])
-            return
-        except httptools.HttpParserError:
-            self._refuse(400, "The request is not valid HTTP.")
-            return
-        if not exchange.has_head and (self._head_bytes > MAX_HEAD_BYTES or len(exchange.head) > MAX_HEADERS):
-            self._refuse(431, "The head of the request is too large.")
+        if is_beginning and (exchange := self._exchange) is not None:
+            self._known = KnownHead.of(data, exchange.head)
 
     def pause_writing(self) -> None:
         if self._exchange is not None:
@@ -174,22 +173,71 @@ class Door(asyncio.Protocol):
                 self._hand_over(data)
             return False
         self._path, self._serve = found
-        self._exchange = LeanExchange(self._desk, self.transport)
+        self._lines = []
         self._head_bytes = 0
         return True
 
-    def _decline(self, exchange: LeanExchange, rest: bytes) -> None:
+    def _repeats(self, known: KnownHead, data: bytes) -> bool:
+        """Take up the request that begins with `data` without having its head parsed.
+
+        False: its head is another, or something follows it that is not for us to look at.
+        """
+        end = known.end_of_digits(data)
+        if not end:
+            return False
+        digits, rest = data[known.start : end], data[end + len(known.after) :]
+        length = int(digits)
+        if len(rest) == length:
+            self._take_up(LeanExchange(self._desk, self.transport, known.head, length, rest))
+            return True
+        if len(rest) > length:
+            return False
+        # The parser is told how long the body is, and sees to it that it is.
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % digits)
+        self._take_up(LeanExchange(self._desk, self.transport, known.head, length))
+        if rest:
+            self._parser.feed_data(rest)
+        return True
+
+    def _is_read(self, data: bytes) -> bool:
+        """Have the parser read `data`. False: that was no proper request, and has been seen to."""
+        try:
+            if self._lines is not None:
+                if self._is_lingering:
+                    return False
+                room = MAX_HEAD_BYTES - self._head_bytes
+                self._head_bytes += len(data)
+                if len(data) > room:
+                    self._parser.feed_data(data[:room])
+                    data = data[room:] if self._lines is None else b""
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            self._decline(data[wish.args[0] :])
+            return False
+        except httptools.HttpParserError:
+            self._refuse(400, "The request is not valid HTTP.")
+            return False
+        lines = self._lines
+        if lines is not None and (self._head_bytes > MAX_HEAD_BYTES or len(lines) > MAX_HEADERS):
+            self._refuse(431, "The head of the request is too large.")
+            return False
+        return True
+
+    def _decline(self, rest: bytes) -> None:
         """The wish to speak another protocol is not granted; Java's client has it with every first request.
 
         The parser has ended the request with its head. What follows is its body all the same.
         """
-        if not self._is_upgrade_asked:
+        exchange, wish = self._exchange, self._wish
+        if exchange is None:
+            return
+        if wish is None:
             exchange.keep_alive = False  # it is the wish of another request, behind this one
             return
-        self._is_upgrade_asked = False
+        self._wish = None
         keep_alive, exchange.is_complete = exchange.keep_alive, False
         self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % exchange.framing())
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % wish)
         exchange.keep_alive = keep_alive
         if rest:
             self.data_received(rest)
@@ -209,27 +257,25 @@ class Door(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins; a second one before the first is answered is not waited for."""
-        if self._task is not None and self._exchange is not None:
+        if self._exchange is not None:
             self._exchange.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
-        exchange = self._exchange
-        if exchange is not None and not exchange.has_head and len(exchange.head) <= MAX_HEADERS:
-            exchange.head.append((name, value))
+        lines = self._lines
+        if lines is not None and len(lines) <= MAX_HEADERS:
+            lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request is taken up."""
-        exchange = self._exchange
-        if exchange is None or exchange.has_head:
+        lines = self._lines
+        if lines is None or len(lines) > MAX_HEADERS:
             return
-        if len(exchange.head) > MAX_HEADERS:
-            return
-        exchange.head_is_there(keep_alive=self._parser.should_keep_alive())
-        self._is_upgrade_asked = self._parser.should_upgrade()
-        self._deadline = math.inf
-        self._task = self._loop.create_task(self._answer(exchange))
-        self._desk.under_way.add(self._task)
+        self._lines = None
+        parser = self._parser
+        self._wish = framing(lines) if parser.should_upgrade() else None
+        head = Head(lines, keep_alive=parser.should_keep_alive())
+        self._take_up(LeanExchange(self._desk, self.transport, head, head.length))
 
     def on_body(self, data: bytes) -> None:
         """Some of the body."""
@@ -247,6 +293,12 @@ class Door(asyncio.Protocol):
 
     # What is done about it.
 
+    def _take_up(self, exchange: LeanExchange) -> None:
+        self._exchange = exchange
+        self._deadline = math.inf
+        self._task = task = self._loop.create_task(self._answer(exchange))
+        self._desk.under_way.add(task)
+
     async def _answer(self, exchange: LeanExchange) -> None:
         desk = self._desk
         clock = desk.clock
@@ -255,13 +307,24 @@ class Door(asyncio.Protocol):
         metrics.IN_FLIGHT.count += 1
         logging.REQUEST_ID.set(exchange.request_id)
         try:
-            answer = await self._served(exchange)
+            try:
+                if not exchange.key_hash:
+                    head = exchange.head
+                    exchange.key_hash = head.key_hash = desk.keys.hash_of(*head.keys)
+                answer = await self._serve(exchange)
+            except ApiError as error:
+                answer = _said(exchange, error)
+            except (asyncio.CancelledError, ConnectionError):
+                raise
+            except Exception:
+                log.exception("request_failed")
+                answer = _said(exchange, _FAILED)
             if answer is None:
                 status = 200
             else:
                 status = answer.status
                 exchange.answer(answer)
-            if exchange.is_paused and not exchange.is_cut:
+            if exchange.resumed is not None and not exchange.is_cut:
                 # It is over when its client has it: a stopping gateway waits, and nobody gets a second answer
                 # who has not taken the first.
                 await exchange.taken(STALL_S)
@@ -278,24 +341,6 @@ class Door(asyncio.Protocol):
             if task is not None:
                 desk.under_way.discard(task)
             self._over(exchange)
-
-    async def _served(self, exchange: LeanExchange) -> Answer | None:
-        try:
-            exchange.key_hash = self._desk.keys.hash_of(*exchange.keys())
-            return await self._serve(exchange)
-        except ApiError as error:
-            if exchange.is_begun:
-                exchange.cut()
-                return None
-            return error.answer()
-        except (asyncio.CancelledError, ConnectionError):
-            raise
-        except Exception:
-            log.exception("request_failed")
-            if exchange.is_begun:
-                exchange.cut()
-                return None
-            return ApiError(500, "internal_error", "The gateway failed.", "server_error").answer()
 
     def _over(self, exchange: LeanExchange) -> None:
         """The exchange is over, however: keep the connection, or let it go."""
@@ -322,14 +367,16 @@ class Door(asyncio.Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """What came is no request, or a broken one: nothing of it is repeated."""
-        exchange = self._exchange
-        if exchange is None or self._is_lingering:
+        if self._is_lingering:
             return  # it has been answered; the rest is thrown away
-        exchange.keep_alive = False
-        if self._task is not None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.keep_alive = False
             if not exchange.is_complete:
                 self.transport.abort()  # in the midst of a body; the request is cancelled
             return  # else it is behind a request that is being answered, and the last on its connection
+        head = Head((), keep_alive=False)
+        self._exchange = exchange = LeanExchange(self._desk, self.transport, head, None)
         exchange.answer(ApiError(status, "invalid_request", message).answer())
         self._desk.journal.note("POST", self._path, status, 0.0, exchange.request_id, exchange.notes)
         self._linger()
@@ -350,3 +397,11 @@ class Door(asyncio.Protocol):
             self.transport.abort()
         elif self._deadline < math.inf:
             self._timer = self._loop.call_at(self._deadline, self._look)
+
+
+def _said(exchange: LeanExchange, error: ApiError) -> Answer | None:
+    """How a client hears of an error, if it can still hear anything."""
+    if exchange.is_begun:
+        exchange.cut()
+        return None
+    return error.answer()

@@ -11,23 +11,14 @@ from typing import Final, Protocol
 from synaxis_common import ids
 from synaxis_gateway.http import body
 from synaxis_gateway.http.exchange import Answer
+from synaxis_gateway.http.head import Head
 
-_KEPT: Final = {
-    name.encode(): name
-    for name in (
-        "authorization",
-        "content-encoding",
-        "content-length",
-        "expect",
-        "transfer-encoding",
-        "x-api-key",
-        "x-stainless-read-timeout",
-        "x-synaxis-hedge",
-        "x-synaxis-continue",
-    )
-}
-"""Headers that anybody here asks for; the others are read and forgotten."""
-_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+
+def _beginning(status: int, phrase: str) -> str:
+    return f"HTTP/1.1 {status} {phrase}\r\nServer: synaxis\r\n"
+
+
+_BEGINNINGS: Final = {status.value: _beginning(status.value, status.phrase) for status in HTTPStatus}
 
 
 class Surroundings(Protocol):
@@ -43,16 +34,11 @@ class LeanExchange:
 
     __slots__ = (
         "_body",
-        "_headers",
-        "_keys",
         "_length",
-        "_limit",
-        "_resumed",
         "_size",
         "_surroundings",
         "_transport",
         "_wanted",
-        "has_head",
         "head",
         "is_begun",
         "is_complete",
@@ -61,71 +47,50 @@ class LeanExchange:
         "key_hash",
         "notes",
         "request_id",
+        "resumed",
     )
 
-    def __init__(self, surroundings: Surroundings, transport: asyncio.Transport) -> None:
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        transport: asyncio.Transport,
+        head: Head,
+        length: int | None,
+        whole: bytes | None = None,
+    ) -> None:
         self._surroundings = surroundings
         self._transport = transport
+        self.head = head
+        self._length = length
         self.request_id = ids.uuid7_text()
-        self.key_hash = ""
+        self.key_hash = head.key_hash
         self.notes: dict[str, str | int | None] = {}
-        self._headers: dict[str, bytes] = {}
-        self._keys: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
-        self._length: int | None = None
-        self._body: list[bytes] = []
-        self._size = 0
-        self._limit = surroundings.max_body_bytes
+        self._body: list[bytes]
+        if whole is None:
+            self._body, self._size, self.is_complete = [], 0, False
+        else:
+            self._body, self._size, self.is_complete = [whole], len(whole), True
         self._wanted: asyncio.Future[None] | None = None
-        self._resumed: asyncio.Future[None] | None = None
-        self.head: list[tuple[bytes, bytes]] = []
-        """The headers of the request as they come, until it is complete."""
-        self.has_head = False
-        self.is_complete = False
-        """All of the request has come."""
-        self.keep_alive = True
+        self.resumed: asyncio.Future[None] | None = None
+        """While the client has yet to take most of what it was sent: that it has."""
+        self.keep_alive = head.keep_alive
         self.is_begun = False
         self.is_cut = False
         """Its connection cannot be used any more."""
 
     # What the door has read.
 
-    def head_is_there(self, *, keep_alive: bool) -> None:
-        """All headers have come."""
-        self.has_head = True
-        self.keep_alive = keep_alive
-        headers = self._headers
-        for raw_name, value in self.head:
-            name = _KEPT.get(raw_name.lower())
-            if name is None:
-                continue
-            if name == "authorization":
-                self._keys = (*self._keys[0], value.decode("utf-8", "surrogateescape")), self._keys[1]
-            elif name == "x-api-key":
-                self._keys = self._keys[0], (*self._keys[1], value.decode("utf-8", "surrogateescape"))
-            else:
-                headers.setdefault(name, value)
-        length = headers.get("content-length", b"")
-        self._length = int(length) if length.isdigit() else None
-
-    def framing(self) -> bytes:
-        """The headers that say how long the body is."""
-        return b"".join(
-            b"%b: %b\r\n" % (name.encode(), self._headers[name])
-            for name in ("content-length", "transfer-encoding")
-            if name in self._headers
-        )
-
     def add_body(self, data: bytes) -> None:
         """Some of the body has come."""
         self._size += len(data)
-        if self._size <= self._limit:
+        if self._size <= self._surroundings.max_body_bytes:
             self._body.append(data)
         elif self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
 
     def discard(self) -> None:
         """What comes from now on is not wanted any more."""
-        self._limit = -1
+        self._size = self._surroundings.max_body_bytes + 1
         self._body.clear()
 
     def body_is_there(self) -> None:
@@ -134,26 +99,21 @@ class LeanExchange:
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether the client has yet to take most of what it was sent."""
-        return self._resumed is not None
-
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
-        if self._resumed is None:
-            self._resumed = asyncio.get_running_loop().create_future()
+        if self.resumed is None:
+            self.resumed = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
         """The client has taken most of it."""
-        resumed, self._resumed = self._resumed, None
+        resumed, self.resumed = self.resumed, None
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
 
     def lost(self) -> None:
         """The connection is gone."""
         self.is_cut = True
-        resumed, self._resumed = self._resumed, None
+        resumed, self.resumed = self.resumed, None
         if resumed is not None and not resumed.done():
             resumed.set_exception(ConnectionResetError("the client is gone"))
             resumed.exception()  # whoever waited has been cancelled as well
@@ -162,16 +122,11 @@ class LeanExchange:
 
     def header(self, name: str) -> str | None:
         """A header of the request, the first of its name."""
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
-    def keys(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The values of `Authorization` and of `x-api-key`."""
-        return self._keys
+        return self.head.headers.get(name)
 
     async def body(self, limit: int, timeout: float) -> bytes:
         """The body. Raises an ApiError: 413 above `limit` bytes, 415 compressed, 408 after `timeout` s."""
-        if "content-encoding" in self._headers:
+        if "content-encoding" in self.head.headers:
             body.check_encoding(self.header("content-encoding"))
         if self._length is not None and self._length > limit:
             raise body.too_large(limit)
@@ -195,9 +150,9 @@ class LeanExchange:
         if transport.is_closing():
             raise ConnectionResetError("the client is gone")
         transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        if self._resumed is not None:
+        if self.resumed is not None:
             async with asyncio.timeout(timeout):
-                await asyncio.shield(self._resumed)
+                await asyncio.shield(self.resumed)
 
     def push(self, piece: bytes) -> bool:
         """Send a piece at once; answers whether the client takes more."""
@@ -205,7 +160,7 @@ class LeanExchange:
         if transport.is_closing():
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        return self._resumed is None
+        return self.resumed is None
 
     async def end(self) -> None:
         """The answer is complete."""
@@ -229,7 +184,7 @@ class LeanExchange:
 
         Raises ConnectionError: it is gone; TimeoutError: it has taken nothing for `stall` seconds.
         """
-        while (resumed := self._resumed) is not None:
+        while (resumed := self.resumed) is not None:
             left = self._transport.get_write_buffer_size()
             try:
                 # Not shielded: it must be noticed before the next request, which the client may send at once.
@@ -238,12 +193,12 @@ class LeanExchange:
             except TimeoutError:
                 if self._transport.get_write_buffer_size() >= left:
                     raise
-                if self._resumed is resumed:
-                    self._resumed = asyncio.get_running_loop().create_future()
+                if self.resumed is resumed:
+                    self.resumed = asyncio.get_running_loop().create_future()
 
     async def _rest(self, timeout: float) -> None:
         """Wait for the rest of the body, or until it is too large."""
-        if self._size > self._limit:
+        if self._size > self._surroundings.max_body_bytes:
             return
         if (self.header("expect") or "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -259,7 +214,7 @@ class LeanExchange:
             self.keep_alive = False
         closing = "" if self.keep_alive else "Connection: close\r\n"
         return (
-            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\nServer: synaxis\r\n{_date()}"
+            f"{_BEGINNINGS.get(status) or _beginning(status, '')}{_date()}"
             f"x-request-id: {self.request_id}\r\n{header_lines}{closing}{framing}\r\n\r\n"
         ).encode("latin-1")
 
