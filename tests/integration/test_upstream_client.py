@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import socket
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -240,6 +242,113 @@ async def test_silence_ends_the_wait_before_and_within_the_body(
     with pytest.raises(TimeoutError):
         await answer.read_some(0.05)
     answer.close()
+
+
+def answering_after(server: Server, *seconds: float) -> None:
+    """Have the server answer each request with the next delay, and after the last of them not at all."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.heads) > len(seconds):
+            await asyncio.sleep(5)
+        await asyncio.sleep(seconds[len(server.heads) - 1])
+        writer.write(OK)
+
+    server.answer = answer
+
+
+async def test_the_time_that_one_answer_had_does_not_end_a_later_one(
+    server: Server, client: UpstreamClient
+) -> None:
+    answering_after(server, 0.0, 0.3)
+    assert await body_of(client, request(server, answer_within_s=0.15)) == b"ok"
+    assert await body_of(client, request(server)) == b"ok"
+    assert server.connections == 1
+
+
+async def test_an_answer_that_has_less_time_than_one_before_is_late_sooner(
+    server: Server, client: UpstreamClient
+) -> None:
+    answering_after(server, 0.0)
+    assert await body_of(client, request(server)) == b"ok"
+    async with asyncio.timeout(2):
+        with pytest.raises(TimeoutError):
+            await client.open(request(server, answer_within_s=0.1))
+    assert server.connections == 1
+
+
+async def test_whoever_has_let_an_answer_go_has_no_say_in_the_time_of_the_next(
+    server: Server, client: UpstreamClient
+) -> None:
+    answering_after(server, 0.0, 0.3)
+    first = await client.open(request(server))
+    first.close()
+    opening = asyncio.create_task(client.open(request(server)))
+    await asyncio.sleep(0.1)
+    first.expect_within(0.0)
+    (await opening).close()
+    opening = asyncio.create_task(client.open(request(server, answer_within_s=0.2)))
+    await asyncio.sleep(0.1)
+    first.expect_within(10.0)
+    async with asyncio.timeout(2):
+        with pytest.raises(TimeoutError):
+            await opening
+    assert server.connections == 1
+
+
+async def test_whatever_comes_gives_more_time_to_what_follows(server: Server, client: UpstreamClient) -> None:
+    async def slowly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        for _ in range(5):
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(5)
+
+    server.answer = slowly
+    answer = await client.open(request(server))
+    for _ in range(5):
+        assert await answer.read_some(0.3) == b"x"
+    with pytest.raises(TimeoutError):
+        await answer.read_some(0.3)
+    answer.close()
+
+
+async def test_what_is_late_before_anybody_waits_for_it_is_late_when_somebody_does(
+    server: Server, client: UpstreamClient
+) -> None:
+    async def stops(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
+        await asyncio.sleep(0.4)
+        writer.write(b"x")
+        await asyncio.sleep(5)
+
+    server.answer = stops
+    answer = await client.open(request(server))
+    assert await answer.read_some() == b"ok"
+    answer.expect_within(0.05)
+    await asyncio.sleep(0.15)
+    async with asyncio.timeout(0.1):
+        with pytest.raises(TimeoutError):
+            await answer.read_some()
+    assert await answer.read_some(5.0) == b"x", "unless it is given more time"
+    answer.close()
+
+
+async def test_a_connection_that_is_closed_leaves_no_timer_behind(server: Server) -> None:
+    async def dropped() -> weakref.ref[Connection]:
+        client = UpstreamClient(max_answer_bytes=MIB)
+        answer = await client.open(request(server, answer_within_s=60.0))
+        reference = weakref.ref(answer._connection)
+        answer.close()
+        await client.close()
+        return reference
+
+    for said in (OK, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"):
+        server.say(said)
+        reference = await dropped()
+        async with asyncio.timeout(2):
+            while reference() is not None:  # a timer would hold it for a minute
+                await asyncio.sleep(0.01)
+                gc.collect()
 
 
 async def test_whoever_leaves_ends_what_the_provider_does(server: Server, client: UpstreamClient) -> None:

@@ -27,7 +27,6 @@ class UpstreamAnswer:
     __slots__ = (
         "_at_most",
         "_connection",
-        "_deadline",
         "_decoder",
         "_error",
         "_headers",
@@ -36,7 +35,6 @@ class UpstreamAnswer:
         "_loop",
         "_pieces",
         "_release",
-        "_timer",
         "_unread",
         "_waiter",
         "has_ended",
@@ -58,8 +56,6 @@ class UpstreamAnswer:
         self._decoder: Decoder | None = None
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = math.inf
         self._headers: dict[str, str] | None = None
         self._is_paused = False
         self._listener: Callable[[], None] | None = None
@@ -132,6 +128,12 @@ class UpstreamAnswer:
                 self.expect_within(timeout)
             await self._news()
 
+    def expect_within(self, seconds: float) -> None:
+        """Have whoever waits for more fail with a TimeoutError in `seconds`."""
+        connection = self._connection
+        if connection.answer is self:  # else it is another answer's by now
+            connection.expect_by(self._loop.time() + seconds)
+
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Have `listener` called, instead of waking who waits, whenever there is news: more of the body, its
         end, a failure, or that what was expected has not come in time. None: no more."""
@@ -164,8 +166,7 @@ class UpstreamAnswer:
         if connection.answer is not self:
             return
         connection.answer = None
-        if self._timer is not None:
-            self._timer.cancel()
+        connection.deadline = math.inf
         if self._waiter is not None:
             self._waiter.cancel()
         if self.has_ended and self._error is None and connection.is_usable and not connection.is_full:
@@ -257,6 +258,25 @@ class UpstreamAnswer:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def late(self) -> None:
+        """What was expected has not come in time."""
+        if self._listener is not None:
+            self._listener()
+            return
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(TimeoutError())
+
+    def _news(self) -> asyncio.Future[None]:
+        """Done when something has come. A future and no coroutine: one less to go through at each wake.
+
+        Raises TimeoutError when what was expected is late already; the future may do so later.
+        """
+        if self._connection.is_late:
+            raise TimeoutError
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
     def _take(self) -> bytes:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -283,39 +303,6 @@ class UpstreamAnswer:
             if name.lower() == "timeout" and value.isdecimal():
                 return min(IDLE_S, max(float(value) - _MARGIN_S, 0.0))
         return IDLE_S
-
-    def expect_within(self, seconds: float) -> None:
-        """Have whoever waits for more fail with a TimeoutError in `seconds`. One timer serves many waits."""
-        loop = self._loop
-        self._deadline = deadline = loop.time() + seconds
-        timer = self._timer
-        if timer is not None:
-            if timer.when() <= deadline:
-                return
-            timer.cancel()
-        self._timer = loop.call_at(deadline, self._look)
-
-    def _news(self) -> asyncio.Future[None]:
-        """Done when something has come. A future and no coroutine: one less to go through at each wake.
-
-        Raises TimeoutError when what was expected is late already; the future may do so later.
-        """
-        if self._timer is None and self._deadline < math.inf:
-            raise TimeoutError
-        self._waiter = waiter = self._loop.create_future()
-        return waiter
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._deadline > self._loop.time():
-            self._timer = self._loop.call_at(self._deadline, self._look)
-            return
-        if self._listener is not None:
-            self._listener()
-            return
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(TimeoutError())
 
 
 def _why(exc: Exception | None) -> str:

@@ -95,12 +95,12 @@ class UpstreamClient:
             raise TooLate
         origin = request.endpoint.origin
         answer = UpstreamAnswer(connection, self._max_answer_bytes, lambda one: self._release(origin, one))
-        body = request.body
-        answer.expect_within(request.answer_within_s)
+        body, within_s = request.body, request.answer_within_s
         try:
-            connection.begin(answer, request.endpoint.request_head(request.request_id, len(body)), body)
+            head = request.endpoint.request_head(request.request_id, len(body))
+            connection.begin(answer, head, body, within_s)
             if len(body) > PIECE_BYTES:
-                async with asyncio.timeout(request.answer_within_s):
+                async with asyncio.timeout(within_s):
                     await connection.send_large(answer, body)
             await answer.wait_for_head()
             if answer.status == _WANTS_CREDENTIALS and origin.proxy is not None and not origin.is_tls:

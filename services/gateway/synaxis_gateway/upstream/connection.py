@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 from typing import Final, cast
@@ -37,6 +38,11 @@ class Connection(asyncio.Protocol):
         """Whether more has been sent than the provider takes for now."""
         self.idle_until = 0.0
         """Until when it is kept; 0: it has not been used yet."""
+        self.deadline = math.inf
+        """Until when the answer at hand must have gone on; infinite: it need not."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
+        """When the timer fires; infinite: there is none."""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,6 +52,7 @@ class Connection(asyncio.Protocol):
         if exc is not None and self._sends_much:
             self._hear_out()
         self.is_usable = False
+        self._stop_timer()
         self._wake_sender()
         if self.answer is not None:
             self.answer.lost(exc)
@@ -89,9 +96,25 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self._wake_sender()
 
-    def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes) -> None:
+    def expect_by(self, deadline: float) -> None:
+        """Tell the answer at hand at `deadline` that it is late, unless that is moved on before.
+
+        One timer serves many answers: it is set anew only for a deadline before its own time, and when it
+        has fired too early.
+        """
+        self.deadline = deadline
+        if deadline < self._looks_at:
+            self._look_at(deadline)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed and the answer been told so: else a timer would be set for it."""
+        return self.deadline < self._looks_at
+
+    def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes, within_s: float) -> None:
         """Send a request, or as much of it as goes out at one go; `send_large` sends the rest."""
         self.answer = answer
+        self.expect_by(self.loop.time() + within_s)
         self._sends_much = False
         self.transport.write(head + body if len(body) <= PIECE_BYTES else head)
 
@@ -120,6 +143,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once: whatever the provider is doing for us ends."""
         self.is_usable = False
+        self._stop_timer()
         self.transport.abort()
 
     # What the parser has read.
@@ -165,6 +189,26 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if answer is not None and answer.has_head:
             answer.ends()
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = when
+        self._timer = self.loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._looks_at = None, math.inf
+        if self.deadline > self.loop.time():
+            if self.deadline < math.inf:
+                self._look_at(self.deadline)
+        elif self.answer is not None:
+            self.answer.late()
+
+    def _stop_timer(self) -> None:
+        self._looks_at = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _wake_sender(self) -> None:
         sender = self._sender
