@@ -237,6 +237,8 @@ OTHERS: dict[str, bytes] = {
     "an upgrade that is not asked for": request(headers=(*HEADERS, "Upgrade: h2c")),
     "an empty line before it": b"\r\n" + request(),
     "an empty line after it": request() + b"\r\n",
+    "the wish to speak another protocol behind it": request()
+    + request(headers=(*HEADERS, "Connection: Upgrade", "Upgrade: h2c")),
     "another behind it": request() + request(b"x" * 30),
     "a whole other request in its body": request(request(b"hidden"), length="5"),
     "one that is broken behind it": request() + b"\0\r\n\r\n",

@@ -146,7 +146,8 @@ class Door(asyncio.Protocol):
             is_beginning = True
         if not self._is_read(data):
             return
-        if is_beginning and (exchange := self._exchange) is not None:
+        exchange = self._exchange
+        if is_beginning and exchange is not None and self._wish is None:
             self._known = KnownHead.of(data, exchange.head)
 
     def pause_writing(self) -> None:
