@@ -14,6 +14,7 @@ from tests.bench import (
     bench_hop,
     bench_ledger,
     bench_prompts,
+    bench_reference,
     bench_sharing,
     bench_streams,
     bench_throughput,
@@ -28,6 +29,7 @@ Measure = Callable[[], Awaitable[dict[str, Any]]]
 def sections(length: Length) -> dict[str, Measure]:
     """All of them, in the order in which they run."""
     return {
+        "reference": partial(bench_reference.measure, length.rounds),
         "throughput": partial(bench_throughput.measure, length),
         "streams": partial(bench_streams.measure, length),
         "prompts": partial(bench_prompts.measure, length),

@@ -1,0 +1,135 @@
+"""What servers cost that do nothing but answer: a yardstick by which figures of different machines compare.
+
+`python -m tests.bench.bench_reference aiohttp` serves by itself, and prints its port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httptools
+import uvloop
+from aiohttp import web
+from tests.bench import pinning
+from tests.bench.pinning import Cores
+from tests.bench.stage import load, prompt
+from tests.bench.upstream import completion
+
+SECONDS: Final = 1.0
+AT_ONCE: Final = 64
+PATH: Final = "/v1/chat/completions"
+BODY: Final = prompt("Hello " * 100)
+ANSWER: Final = completion()
+
+
+async def measure(rounds: int) -> dict[str, Any]:
+    """Each server on the gateway's core, in a closed loop, with the requests of `throughput`."""
+    cores = Cores.of_this_machine()
+    found: dict[str, Any] = {}
+    with pinning.staying_off_the_gateways_core(cores):
+        for name in SERVERS:
+            async with _running(name, cores) as (pid, url):
+                await _load(url)  # connections and caches
+                runs = [await _measured(pid, url) for _ in range(rounds)]
+            found[name] = {
+                figure: round(statistics.median(run[figure] for run in runs), 1) for figure in runs[0]
+            }
+    return found
+
+
+async def _measured(pid: int, url: str) -> dict[str, float]:
+    before = pinning.cpu_s(pid)
+    told = await _load(url)
+    used = pinning.cpu_s(pid) - before
+    if set(told["statuses"]) != {"200"}:
+        raise RuntimeError(f"a server that does nothing else answered {told['statuses']}")
+    return {"requests_per_s": told["requests_per_s"], "cpu_us": used / told["requests"] * 1e6}
+
+
+async def _load(url: str) -> dict[str, Any]:
+    return await load(url, "none", BODY, "--connections", str(AT_ONCE), "--seconds", str(SECONDS))
+
+
+@asynccontextmanager
+async def _running(name: str, cores: Cores) -> AsyncIterator[tuple[int, str]]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench.bench_reference", name),
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores.gateway),
+    )
+    assert process.stdout is not None
+    try:
+        port = int(await process.stdout.readline())
+        yield process.pid, f"http://127.0.0.1:{port}{PATH}"
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def _aiohttp() -> int:
+    """aiohttp's server, with nothing but a handler."""
+
+    async def answered(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=ANSWER, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post(PATH, answered)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port: int = runner.addresses[0][1]
+    return port
+
+
+class _Bare(asyncio.Protocol):
+    answer: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(ANSWER),
+        ANSWER,
+    )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        self._transport.write(self.answer)
+
+
+async def _httptools() -> int:
+    """A protocol on httptools that looks at nothing."""
+    server = await asyncio.get_running_loop().create_server(_Bare, "127.0.0.1", 0)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+SERVERS: Final[dict[str, Callable[[], Awaitable[int]]]] = {"aiohttp": _aiohttp, "httptools": _httptools}
+
+
+async def _serve(name: str) -> None:
+    print(await SERVERS[name](), flush=True)
+    gc.freeze()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("server", choices=SERVERS)
+    uvloop.run(_serve(parser.parse_args().server))
+
+
+if __name__ == "__main__":
+    main()
