@@ -130,6 +130,20 @@ async def test_every_framing_has_its_end_and_keeps_the_connection(
     assert server.connections == 1
 
 
+async def test_the_headers_of_an_answer_are_those_of_its_own_head(
+    server: Server, client: UpstreamClient
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-TWICE: a\r\nx-Twice: b\r\n\r\n"
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\nX-Early: y\r\n\r\n"
+    server.say(early + head + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n")
+    for _ in range(2):
+        answer = await client.open(request(server))
+        assert await answer.read_all() == b"ok"
+        assert answer.headers == {"transfer-encoding": "chunked", "x-twice": "b"}
+        answer.close()
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -444,8 +458,9 @@ async def test_a_connection_that_says_more_than_it_was_asked_is_not_used_again(
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * (2 * MAX_HEAD_BYTES) + b"\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * (MAX_HEADERS + 1),
         b"HTTP/1.1 100 Continue\r\n\r\n" * (2 * MAX_HEAD_BYTES // 25) + b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n" + b"X: x\r\n" * MAX_HEADERS + b"\r\nHTTP/1.1 200 OK\r\n",
     ],
-    ids=["long", "many", "interim"],
+    ids=["long", "many", "interim", "many with those of an interim"],
 )
 async def test_a_head_that_is_too_large_is_refused_though_it_comes_at_once(
     server: Server, client: UpstreamClient, head: bytes

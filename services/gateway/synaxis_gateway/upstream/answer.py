@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from synaxis_gateway.upstream.decoding import Decoder, decoder_for
@@ -25,72 +26,56 @@ class UpstreamAnswer:
     """One request's answer as it comes in."""
 
     __slots__ = (
-        "_at_most",
         "_connection",
         "_decoder",
-        "_error",
-        "_headers",
-        "_is_paused",
         "_listener",
-        "_loop",
         "_pieces",
-        "_release",
-        "_unread",
+        "_taken",
         "_waiter",
-        "has_ended",
-        "has_head",
-        "header_count",
+        "error",
+        "is_over",
         "overhead_bytes",
         "raw_headers",
         "size",
         "status",
     )
 
-    def __init__(self, connection: Connection, at_most: int, release: Callable[[Connection], None]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._loop = connection.loop
-        self._release = release
-        self._at_most = at_most
-        self._unread = 0
         self._pieces: list[bytes] = []
+        self._taken = 0
+        """Bytes of the body that are with whoever asked."""
         self._decoder: Decoder | None = None
-        self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._headers: dict[str, str] | None = None
-        self._is_paused = False
         self._listener: Callable[[], None] | None = None
-        self.raw_headers: dict[bytes, bytes] = {}
-        """By name in lower case; of those that come twice the last."""
-        self.header_count = 0
+        self.raw_headers: dict[bytes, bytes]
+        """By name in lower case; of those that come twice the last. There with the head."""
+        self.status = 0
+        """0: its head is not there yet."""
         self.size = 0
         """Bytes of the body so far, decoded."""
         self.overhead_bytes = 0
         """Since the last of the body, or the beginning: bytes that were none of it."""
-        self.has_head = False
-        self.has_ended = False
-        self.status = 0
+        self.is_over = False
+        """Whether nothing more will come, for better or worse."""
+        self.error: UpstreamError | None = None
+        """Why it is over without having come to its end."""
 
     # For whoever made the request.
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the answer, by name in lower case; of those that come twice the last."""
-        if self._headers is None:
-            self._headers = {
-                name.decode("latin-1"): value.decode("utf-8", "replace")
-                for name, value in self.raw_headers.items()
-            }
-        return self._headers
+        return {
+            name.decode("latin-1"): value.decode("utf-8", "replace")
+            for name, value in self.raw_headers.items()
+            if name
+        }
 
     @property
     def content_type(self) -> str:
         """Without parameters, lower case."""
-        return self._header(b"content-type").partition(";")[0].strip().lower()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come, for better or worse."""
-        return self.has_ended or self._error is not None
+        return _media_type(self.raw_headers.get(b"content-type", b""))
 
     @property
     def has_news(self) -> bool:
@@ -100,16 +85,18 @@ class UpstreamAnswer:
     @property
     def at_eof(self) -> bool:
         """Whether the end has come, and all before it has been read."""
-        return self.has_ended and not self._pieces and self._error is None
+        return self.is_over and not self._pieces and self.error is None
 
-    async def wait_for_head(self) -> None:
-        """Wait until the answer begins. Raises UpstreamError."""
-        while not self.has_head:
-            if self._error is not None:
-                raise self._error
-            await self._news()
-        if self._error is not None:
-            raise self._error
+    def news(self) -> asyncio.Future[None]:
+        """Done when something has come. A future and no coroutine: one less to go through at each wake.
+
+        Raises TimeoutError when what was expected is late already; the future may do so later.
+        """
+        connection = self._connection
+        if connection.deadline < connection.looks_at:  # nobody will look: somebody has
+            raise TimeoutError
+        self._waiter = waiter = connection.loop.create_future()
+        return waiter
 
     async def read_some(self, timeout: float | None = None) -> bytes:
         """What has arrived, at least a byte; empty at the end.
@@ -119,20 +106,22 @@ class UpstreamAnswer:
         """
         while True:
             if self._pieces:
-                return self._take()
-            if self._error is not None:
-                raise self._error
-            if self.has_ended:
+                return self.take_now()
+            if self.error is not None:
+                raise self.error
+            if self.is_over:
                 return b""
             if timeout is not None:
                 self.expect_within(timeout)
-            await self._news()
+            await self.news()
 
     def expect_within(self, seconds: float) -> None:
         """Have whoever waits for more fail with a TimeoutError in `seconds`."""
         connection = self._connection
         if connection.answer is self:  # else it is another answer's by now
-            connection.expect_by(self._loop.time() + seconds)
+            connection.deadline = deadline = connection.loop.time() + seconds
+            if deadline < connection.looks_at:
+                connection.look_at(deadline)
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Have `listener` called, instead of waking who waits, whenever there is news: more of the body, its
@@ -141,11 +130,20 @@ class UpstreamAnswer:
 
     def take_now(self) -> bytes:
         """What has arrived; empty when there is nothing, for whatever reason."""
-        return self._take() if self._pieces else b""
+        pieces = self._pieces
+        if len(pieces) == 1:
+            data = pieces.pop()
+        else:
+            data = b"".join(pieces)
+            pieces.clear()
+        self._taken = self.size
+        if self._connection.is_paused:
+            self._connection.resume_reading()
+        return data
 
     async def read_all(self) -> bytes:
         """The whole body. Raises Reset or Unreadable."""
-        if self.has_ended and len(self._pieces) == 1 and self._error is None:
+        if self.is_over and len(self._pieces) == 1 and self.error is None:
             return self._pieces.pop()
         pieces = []
         while piece := await self.read_some():
@@ -169,21 +167,22 @@ class UpstreamAnswer:
         connection.deadline = math.inf
         if self._waiter is not None:
             self._waiter.cancel()
-        if self.has_ended and self._error is None and connection.is_usable and not connection.is_full:
-            if self._is_paused:
-                connection.transport.resume_reading()
-            connection.idle_until = self._loop.time() + self._idle_s()
-            self._release(connection)
+        if self.is_over and self.error is None and connection.is_usable and not connection.is_full:
+            if connection.is_paused:
+                connection.resume_reading()
+            idle_s = self._idle_s() if b"keep-alive" in self.raw_headers else IDLE_S
+            connection.idle_until = connection.loop.time() + idle_s
+            connection.release(connection)
         else:
             connection.close()
 
     # For the connection.
 
-    def begins(self, status: int) -> None:
+    def begins(self, status: int, head: list[tuple[bytes, bytes]]) -> None:
         """The head is there."""
         self.status = status
-        self.has_head = True
-        if b"content-encoding" not in self.raw_headers:
+        self.raw_headers = headers = {name.lower(): value for name, value in head}
+        if b"content-encoding" not in headers:
             return
         try:
             self._decoder = decoder_for(self._header(b"content-encoding"))
@@ -192,59 +191,60 @@ class UpstreamAnswer:
 
     def take(self, data: bytes) -> None:
         """Some of the body is there."""
+        if self.is_over:
+            return
+        connection = self._connection
         if self._decoder is not None:
             try:
-                data = self._decoder.decode(data, self._at_most - self.size)
+                data = self._decoder.decode(data, connection.max_answer_bytes - self.size)
             except Unreadable as error:
                 self.fail(error)
                 return
             if not data:
                 return
-        size = len(data)
-        self.size += size
-        if self.size > self._at_most:
+        self.size = size = self.size + len(data)
+        if size > connection.max_answer_bytes:
             self.fail(Unreadable("sent more than is taken"))
             return
         self._pieces.append(data)
-        self._unread += size
-        if self._unread > UNREAD_BYTES and not self._is_paused:
-            self._is_paused = True
-            self._connection.transport.pause_reading()
+        if size - self._taken > UNREAD_BYTES and not connection.is_paused:
+            connection.pause_reading()
 
     def ends(self) -> None:
         """All of the body is there."""
-        if self.has_ended:
+        if self.is_over:
             self._connection.is_usable = False  # there is more than was asked for
             return
-        if self._decoder is not None and self._error is None:
+        if self._decoder is not None:
             try:
                 self._decoder.finish()
             except Unreadable as error:
                 self.fail(error)
                 return
-        self.has_ended = True
+        self.is_over = True
 
     def lost(self, exc: Exception | None) -> None:
         """The connection ends here: that may be the end of the body, too."""
-        if self.has_ended or self._error is not None:
+        if self.is_over:
             return
-        if not self.has_head:
-            self._error = Reset(_why(exc), had_begun=self.overhead_bytes > 0)
+        if not self.status:
+            self.error = Reset(_why(exc), had_begun=self.overhead_bytes > 0)
         elif exc is not None:
-            self._error = Reset(_why(exc))
+            self.error = Reset(_why(exc))
         elif self._ends_with_connection():
             self.ends()
         else:
-            self._error = Unreadable("broke off its answer")
+            self.error = Unreadable("broke off its answer")
+        self.is_over = True
         self.wake()
 
     def fail(self, error: UpstreamError) -> None:
         """There is no more of it that could be read. What is wrong after its end does not concern it."""
-        if self.has_ended:
+        if self.is_over:
             self._connection.is_usable = False
             return
-        if self._error is None:
-            self._error = error
+        self.error = error
+        self.is_over = True
         self._connection.close()
 
     def wake(self) -> None:
@@ -267,26 +267,6 @@ class UpstreamAnswer:
         if waiter is not None and not waiter.done():
             waiter.set_exception(TimeoutError())
 
-    def _news(self) -> asyncio.Future[None]:
-        """Done when something has come. A future and no coroutine: one less to go through at each wake.
-
-        Raises TimeoutError when what was expected is late already; the future may do so later.
-        """
-        if self._connection.is_late:
-            raise TimeoutError
-        self._waiter = waiter = self._loop.create_future()
-        return waiter
-
-    def _take(self) -> bytes:
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._unread = 0
-        if self._is_paused:
-            self._is_paused = False
-            self._connection.transport.resume_reading()
-        return data
-
     def _header(self, name: bytes) -> str:
         return self.raw_headers.get(name, b"").decode("latin-1")
 
@@ -296,8 +276,7 @@ class UpstreamAnswer:
         return not is_chunked and not self._header(b"content-length")
 
     def _idle_s(self) -> float:
-        if b"keep-alive" not in self.raw_headers:
-            return IDLE_S
+        """What the provider says of how long it keeps the connection."""
         for part in self._header(b"keep-alive").split(","):
             name, _, value = part.strip().partition("=")
             if name.lower() == "timeout" and value.isdecimal():
@@ -307,3 +286,9 @@ class UpstreamAnswer:
 
 def _why(exc: Exception | None) -> str:
     return "closed the connection" if exc is None else f"closed the connection ({type(exc).__name__})"
+
+
+@lru_cache(64)
+def _media_type(content_type: bytes) -> str:
+    """Few are said, but with every answer."""
+    return content_type.decode("latin-1").partition(";")[0].strip().lower()

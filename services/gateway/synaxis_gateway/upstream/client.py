@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -64,19 +65,39 @@ class UpstreamClient:
         A kept connection may have been closed at the very moment we used it; then, and only then, the
         request is sent once more.
         """
-        kept = self._kept(request.endpoint.origin)
-        if kept is not None:
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
+        endpoint, body = request.endpoint, request.body
+        connection = self._kept(endpoint.origin)
+        is_kept = connection is not None
+        while True:
+            if connection is None:
+                connection = await self._made(request)
+            if not request.may_begin():
+                self._release_unused(endpoint.origin, connection)
+                raise TooLate
+            begun = connection.loop.time()
+            answer = UpstreamAnswer(connection)
             try:
-                return await self._send(request, kept)
+                head = endpoint.request_head(request.request_id, len(body))
+                connection.begin(answer, head, body, begun + request.answer_within_s)
+                if len(body) > PIECE_BYTES:
+                    async with asyncio.timeout(request.answer_within_s):
+                        await connection.send_large(answer, body)
+                while not answer.status and answer.error is None:
+                    await answer.news()
+                if answer.error is not None:
+                    raise answer.error
+                if answer.status == _WANTS_CREDENTIALS and _is_passed_on_by_proxy(endpoint.origin):
+                    raise RefusedByProxy(answer.status)
+                return answer
             except Reset as error:
-                if error.had_begun or not request.may_repeat or loop.time() - begun > STALE_CONNECTION_S:
+                answer.close()
+                took_s = connection.loop.time() - begun
+                if error.had_begun or not is_kept or not request.may_repeat or took_s > STALE_CONNECTION_S:
                     raise
-        patience_s = min(request.connect_timeout_s, request.answer_within_s)
-        connection = await self._dialer.connect(request.endpoint.origin, patience_s)
-        CONNECTIONS.inc()
-        return await self._send(request, connection)
+                connection, is_kept = None, False
+            except BaseException:
+                answer.close()
+                raise
 
     async def close(self) -> None:
         """Close all connections that nobody uses; those in use are closed when they are let go."""
@@ -89,26 +110,15 @@ class UpstreamClient:
         self._idle.clear()
         await asyncio.sleep(0)  # transports are closed in the loop's next round
 
-    async def _send(self, request: UpstreamRequest, connection: Connection) -> UpstreamAnswer:
-        if not request.may_begin():
-            self._release_unused(request.endpoint.origin, connection)
-            raise TooLate
+    async def _made(self, request: UpstreamRequest) -> Connection:
+        """A new connection. Raises NoConnection."""
         origin = request.endpoint.origin
-        answer = UpstreamAnswer(connection, self._max_answer_bytes, lambda one: self._release(origin, one))
-        body, within_s = request.body, request.answer_within_s
-        try:
-            head = request.endpoint.request_head(request.request_id, len(body))
-            connection.begin(answer, head, body, within_s)
-            if len(body) > PIECE_BYTES:
-                async with asyncio.timeout(within_s):
-                    await connection.send_large(answer, body)
-            await answer.wait_for_head()
-            if answer.status == _WANTS_CREDENTIALS and origin.proxy is not None and not origin.is_tls:
-                raise RefusedByProxy(answer.status)
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+        patience_s = min(request.connect_timeout_s, request.answer_within_s)
+        connection = await self._dialer.connect(origin, patience_s)
+        connection.max_answer_bytes = self._max_answer_bytes
+        connection.release = partial(self._release, origin)
+        CONNECTIONS.inc()
+        return connection
 
     def _kept(self, origin: Origin) -> Connection | None:
         """A connection from before, the latest first."""
@@ -116,7 +126,7 @@ class UpstreamClient:
         while idle:
             connection = idle.pop()
             if connection.is_usable and not connection.transport.is_closing():
-                if connection.idle_until > asyncio.get_running_loop().time():
+                if connection.idle_until > connection.loop.time():
                     return connection
                 connection.close()
         return None
@@ -131,11 +141,11 @@ class UpstreamClient:
             idle = self._idle[origin] = []
         idle.append(connection)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
+            self._sweep = connection.loop.call_later(SWEEP_EVERY_S, self._swept)
 
     def _release_unused(self, origin: Origin, connection: Connection) -> None:
         if not connection.idle_until:  # else its provider has said how long it keeps it
-            connection.idle_until = asyncio.get_running_loop().time() + SWEEP_EVERY_S
+            connection.idle_until = connection.loop.time() + SWEEP_EVERY_S
         self._release(origin, connection)
 
     def _swept(self) -> None:
@@ -155,3 +165,7 @@ class UpstreamClient:
                 del self._idle[origin]
         if self._idle:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
+
+
+def _is_passed_on_by_proxy(origin: Origin) -> bool:
+    return origin.proxy is not None and not origin.is_tls

@@ -6,6 +6,8 @@ import asyncio
 import math
 import os
 import select
+from collections import deque
+from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
@@ -21,6 +23,11 @@ PIECE_BYTES: Final = 256 * 1024
 """A larger body goes out in pieces, so that other requests are served between them."""
 TOO_LARGE_A_HEAD: Final = "sent a head that is too large"
 
+_OF_AN_INTERIM: Final = b"", b""
+"""A header of an interim answer: it counts, and says nothing."""
+_TRAILERS: Final[deque[tuple[bytes, bytes]]] = deque(maxlen=0)
+"""Takes what follows the head, and keeps none of it: nobody asks for trailers."""
+
 
 class Connection(asyncio.Protocol):
     """What the parser says goes into the answer at hand."""
@@ -31,18 +38,27 @@ class Connection(asyncio.Protocol):
         self._sender: asyncio.Future[None] | None = None
         """Woken when more of a large body can be sent, or need not."""
         self._sends_much = False
+        self._head: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _TRAILERS
+        """The headers of the answer at hand as they come, until it is complete."""
         self.answer: UpstreamAnswer | None = None
+        self.max_answer_bytes = 0
+        self.release: Callable[[Connection], None] = Connection.close
+        """Called with a connection that is free for the next request."""
         self.is_usable = True
         """Whether another request may be sent after this one."""
         self.is_full = False
         """Whether more has been sent than the provider takes for now."""
+        self.is_paused = False
+        """Whether the provider has to wait until what it has sent is taken."""
         self.idle_until = 0.0
         """Until when it is kept; 0: it has not been used yet."""
         self.deadline = math.inf
-        """Until when the answer at hand must have gone on; infinite: it need not."""
+        """Until when the answer at hand must have gone on; infinite: it need not. Whoever sets one before
+        `looks_at` sees to it that somebody looks (`look_at`)."""
+        self.looks_at = math.inf
+        """When the timer fires; infinite: there is none. One serves many answers: it is set anew only for a
+        deadline before its own time, and when it has fired too early."""
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = math.inf
-        """When the timer fires; infinite: there is none."""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,28 +81,23 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer
-        if answer is None or answer.has_ended:
+        if answer is None or answer.is_over:
             self.close()  # nobody asked
             return
-        arrived = len(data)
-        rest = b""
-        if not answer.has_head and answer.overhead_bytes + arrived > MAX_HEAD_BYTES:
-            # No more of it is looked for a head than a head may have, however much comes at once.
-            end = MAX_HEAD_BYTES - answer.overhead_bytes
-            data, rest = data[:end], data[end:]
         before = answer.size
         try:
-            self._parser.feed_data(data)
-            if rest and answer.has_head:
-                self._parser.feed_data(rest)
+            if answer.status or answer.overhead_bytes + len(data) <= MAX_HEAD_BYTES:
+                self._parser.feed_data(data)
+            else:
+                self._feed_a_head(answer, data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             answer.fail(Unreadable(f"did not answer in HTTP ({type(error).__name__})"))
-        if answer.size == before:
-            answer.overhead_bytes += arrived
+        if answer.size != before:
+            answer.overhead_bytes = 0
+        else:
+            answer.overhead_bytes += len(data)
             if answer.overhead_bytes > MAX_HEAD_BYTES:
                 answer.fail(Unreadable(TOO_LARGE_A_HEAD))
-        elif answer.overhead_bytes:
-            answer.overhead_bytes = 0
         answer.wake()
 
     def pause_writing(self) -> None:
@@ -96,26 +107,24 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self._wake_sender()
 
-    def expect_by(self, deadline: float) -> None:
-        """Tell the answer at hand at `deadline` that it is late, unless that is moved on before.
+    def pause_reading(self) -> None:
+        """Have the provider wait."""
+        self.is_paused = True
+        self.transport.pause_reading()
 
-        One timer serves many answers: it is set anew only for a deadline before its own time, and when it
-        has fired too early.
-        """
-        self.deadline = deadline
-        if deadline < self._looks_at:
-            self._look_at(deadline)
+    def resume_reading(self) -> None:
+        """The provider may go on."""
+        self.is_paused = False
+        self.transport.resume_reading()
 
-    @property
-    def is_late(self) -> bool:
-        """Whether the deadline has passed and the answer been told so: else a timer would be set for it."""
-        return self.deadline < self._looks_at
-
-    def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes, within_s: float) -> None:
+    def begin(self, answer: UpstreamAnswer, head: bytes, body: bytes, deadline: float) -> None:
         """Send a request, or as much of it as goes out at one go; `send_large` sends the rest."""
         self.answer = answer
-        self.expect_by(self.loop.time() + within_s)
+        self._head = []
         self._sends_much = False
+        self.deadline = deadline
+        if deadline < self.looks_at:
+            self.look_at(deadline)
         self.transport.write(head + body if len(body) <= PIECE_BYTES else head)
 
     async def send_large(self, answer: UpstreamAnswer, body: bytes) -> None:
@@ -124,7 +133,7 @@ class Connection(asyncio.Protocol):
         view = memoryview(body)
         begin = 0
         while begin < len(body):
-            if answer.has_head or self.transport.is_closing():
+            if answer.status or self.transport.is_closing():
                 self.is_usable = False  # it has answered, or hung up, before it has read all
                 return
             if self.is_full:
@@ -140,6 +149,20 @@ class Connection(asyncio.Protocol):
                 begin += PIECE_BYTES
                 await asyncio.sleep(0)
 
+    def _feed_a_head(self, answer: UpstreamAnswer, data: bytes) -> None:
+        """No more of it is looked for a head than a head may have, however much comes at once."""
+        end = MAX_HEAD_BYTES - answer.overhead_bytes
+        self._parser.feed_data(data[:end])
+        if answer.status:
+            self._parser.feed_data(data[end:])
+
+    def look_at(self, when: float) -> None:
+        """See then whether the answer at hand is late, and tell it so."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.looks_at = when
+        self._timer = self.loop.call_at(when, self._look)
+
     def close(self) -> None:
         """Close at once: whatever the provider is doing for us ends."""
         self.is_usable = False
@@ -151,61 +174,55 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """The first byte of an answer, interim ones included."""
         answer = self.answer
-        if answer is None or answer.has_ended:
+        if answer is None or answer.is_over:
             self.is_usable = False  # there is more than was asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, which nobody asks for."""
-        answer = self.answer
-        if answer is not None and not answer.has_head:
-            answer.raw_headers[name.lower()] = value
-            answer.header_count += 1
+        """A header, or a trailer."""
+        self._head.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head of the answer, or of an interim one."""
-        answer = self.answer
-        if answer is not None and not answer.has_head:
-            status = self._parser.get_status_code()
-            if status < 200:
-                if status < 100 or status == 101:
-                    answer.fail(Unreadable("did not answer in HTTP (it changed the protocol)"))
-                answer.raw_headers.clear()
-                return
-            self.is_usable = self.is_usable and self._parser.should_keep_alive()
-            answer.begins(status)
-            if answer.header_count > MAX_HEADERS:
-                answer.fail(Unreadable(TOO_LARGE_A_HEAD))
-            if self._sender is not None:
-                self._wake_sender()
+        answer, head = self.answer, self._head
+        if answer is None or not isinstance(head, list):
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status < 100 or status == 101:
+                answer.fail(Unreadable("did not answer in HTTP (it changed the protocol)"))
+            head[:] = [_OF_AN_INTERIM] * len(head)
+            return
+        self._head = _TRAILERS
+        if not self._parser.should_keep_alive():
+            self.is_usable = False
+        answer.begins(status, head)
+        if len(head) > MAX_HEADERS:
+            answer.fail(Unreadable(TOO_LARGE_A_HEAD))
+        if self._sender is not None:
+            self._wake_sender()
 
     def on_body(self, data: bytes) -> None:
         """Some of the body."""
         answer = self.answer
-        if answer is not None and not answer.is_over:
+        if answer is not None:
             answer.take(data)
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one."""
         answer = self.answer
-        if answer is not None and answer.has_head:
+        if answer is not None and answer.status:
             answer.ends()
 
-    def _look_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._looks_at = when
-        self._timer = self.loop.call_at(when, self._look)
-
     def _look(self) -> None:
-        self._timer, self._looks_at = None, math.inf
+        self._timer, self.looks_at = None, math.inf
         if self.deadline > self.loop.time():
             if self.deadline < math.inf:
-                self._look_at(self.deadline)
+                self.look_at(self.deadline)
         elif self.answer is not None:
             self.answer.late()
 
     def _stop_timer(self) -> None:
-        self._looks_at = math.inf
+        self.looks_at = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
