@@ -50,7 +50,7 @@ MESSAGE = fields(
     text=st.none(),
     other=ODD,
 )
-FINISH = st.sampled_from([None, None, "", "stop", "length", "error", "abort"])
+FINISH = st.sampled_from([None, None, "", "stop", "length", "error", "abort", "of its own"])
 INDEX = st.sampled_from([0, 0, 1, 2])
 COUNT = st.integers(0, 40)
 DETAILS = {"cached_tokens": COUNT, "audio_tokens": COUNT, "text_tokens": COUNT, "cache_write_tokens": COUNT}
@@ -77,7 +77,7 @@ def summed(said: dict[str, Any]) -> dict[str, Any]:
 
 CHUNK = fields(
     id=TEXT,
-    object=st.sampled_from(["chat.completion.chunk", "error"]),
+    object=st.sampled_from(["chat.completion.chunk", "error", "of its own"]),
     type=st.none(),
     error=st.none(),
     choices=st.lists(
@@ -89,7 +89,7 @@ CHUNK = fields(
 )
 ANSWER = fields(
     id=TEXT,
-    object=st.sampled_from(["chat.completion", "list", "error"]),
+    object=st.sampled_from(["chat.completion", "list", "error", "of its own"]),
     type=st.none(),
     error=st.none(),
     choices=st.lists(

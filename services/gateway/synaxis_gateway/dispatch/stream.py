@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -114,17 +115,7 @@ class UpstreamStream:
         answer = self.answer
         allowed_s = self._attempt.candidate.timeouts.between_tokens_s
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def news() -> None:
-            try:
-                goes_on = self._flow_on(push, allowed_s)
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to the connection
-                if not done.done():
-                    done.set_exception(error)
-            else:
-                if not goes_on and not done.done():
-                    done.set_result(None)
-
+        news = partial(self._flow_on, push, allowed_s, done)
         self._quiet_s = 0.0
         answer.expect_within(allowed_s)
         answer.listen(news)
@@ -138,29 +129,46 @@ class UpstreamStream:
         self._out.clear()
         return piece
 
-    def _flow_on(self, push: Callable[[bytes], bool], allowed_s: float) -> bool:
-        """Push what has arrived; whether it may go on so."""
-        answer, reader, out = self.answer, self._reader, self._out
-        data = answer.take_now()
-        if not data:  # an end, a failure or silence: `next_piece` meets the same
-            if not answer.is_over:
-                self._quiet_s = allowed_s
-            return False
-        before = reader.content_bytes
+    def _flow_on(self, push: Callable[[bytes], bool], allowed_s: float, done: asyncio.Future[None]) -> None:
+        """Push what has arrived; `done` when it cannot go on so."""
+        answer, reader, goes_on = self.answer, self._reader, False
         try:
-            self._arrived(data)
-            self._pass_on()
-        except EventTooLarge as error:
-            self._cut = _why_cut(error)
-        if self._cut is not None or self.is_over or reader.is_complete or answer.is_over:
-            return False
-        if reader.content_bytes != before:
-            answer.expect_within(allowed_s)  # else only comments came: that is silence, too
-        if not out:
-            return True
-        piece = out[0] if len(out) == 1 else b"".join(out)
+            data = answer.take_now()
+            if data:
+                before, piece = reader.content_bytes, b""
+                try:
+                    piece = self._looked_through(data)
+                except EventTooLarge as error:
+                    self._cut = _why_cut(error)
+                if reader.is_complete or answer.is_over or self._cut is not None or self.is_over:
+                    self._out.append(piece)
+                else:
+                    if reader.content_bytes != before:
+                        answer.expect_within(allowed_s)  # else only comments came: that is silence, too
+                    goes_on = push(piece) if piece else True
+            elif not answer.is_over:  # an end, a failure or silence: `next_piece` meets the same
+                self._quiet_s = allowed_s
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to the connection
+            if not done.done():
+                done.set_exception(error)
+            return
+        if not goes_on and not done.done():
+            done.set_result(None)
+
+    def _looked_through(self, data: bytes) -> bytes:
+        """What of `data` goes to the client: most often the very same bytes. Raises EventTooLarge."""
+        reader, block = self._reader, self._splitter.join(data)
+        at = reader.skim(block, 0)
+        self._attempt.content_bytes = reader.content_bytes
+        if at == len(block):
+            return block
+        out = self._out
+        out.append(block[:at])
+        self._block, self._begin = block, at
+        self._pass_on()
+        piece = b"".join(out)
         out.clear()
-        return push(piece)
+        return piece
 
     async def drain(self, timeout: float) -> None:
         """After the end: read the rest, which is nothing, so that the connection can be kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -16,6 +16,10 @@ from synaxis_gateway.wire.usual_message import bytes_said as bytes_in
 
 FAILED: Final = ("error", "abort")
 """Finish reasons that are no end: OpenRouter's for a failure in its midst, vLLM's for an answer given up."""
+
+UsualObject = Literal["chat.completion", "chat.completion.chunk", "text_completion", "list", ""] | None
+UsualFinish = Literal["stop", "length", "tool_calls", "content_filter", "function_call", "eos", ""] | None
+"""What nearly all say. Whatever else it is may be an error, and is looked at closely."""
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class NoAnswer:
 
 class _UsualChoice(msgspec.Struct, gc=False):
     message: UsualMessage
-    finish_reason: str | None = None
+    finish_reason: UsualFinish = None
     error: None = None
 
 
@@ -60,8 +64,8 @@ class _UsualChat(msgspec.Struct, gc=False):
     choices: list[_UsualChoice]
     usage: Any = None
     error: None = None
-    object: Any = None
-    type: Any = None
+    object: UsualObject = None
+    type: None = None
 
 
 class _AnyObject(msgspec.Struct, gc=False):
@@ -72,8 +76,8 @@ class _UsualEmbeddings(msgspec.Struct, gc=False):
     data: list[_AnyObject]
     usage: Any = None
     error: None = None
-    object: Any = None
-    type: Any = None
+    object: UsualObject = None
+    type: None = None
 
 
 _CHAT: Final = msgspec.json.Decoder(_UsualChat)
@@ -92,8 +96,6 @@ def _usual(body: bytes, endpoint: Endpoint) -> WholeAnswer | None:
         if endpoint == "chat":
             chat = decoded(_CHAT, body)
             for choice in chat.choices:
-                if choice.finish_reason in FAILED:
-                    return None
                 content += bytes_in(choice.message)
             answer: _UsualChat | _UsualEmbeddings = chat
             entries = len(chat.choices)
@@ -104,7 +106,7 @@ def _usual(body: bytes, endpoint: Endpoint) -> WholeAnswer | None:
             return None
     except NOT_USUAL:
         return None
-    if not entries or answer.object == "error" or answer.type == "error":
+    if not entries:
         return None
     return WholeAnswer(answer.usage, content)
 

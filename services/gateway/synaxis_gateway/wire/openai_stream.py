@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from synaxis_gateway.wire import error_said
-from synaxis_gateway.wire.openai_answer import FAILED, EmbeddedError
+from synaxis_gateway.wire.openai_answer import FAILED, EmbeddedError, UsualFinish, UsualObject
 from synaxis_gateway.wire.sse import Event
 from synaxis_gateway.wire.usage import bytes_said, size
 from synaxis_gateway.wire.usual_message import NOT_USUAL, UsualMessage
@@ -80,10 +80,10 @@ _DECODER = msgspec.json.Decoder(_Chunk)
 
 
 class _UsualChoice(msgspec.Struct, gc=False):
-    index: Any = 0
+    index: int = 0
     delta: UsualMessage | None = None
     text: str | None = None
-    finish_reason: str | None = None
+    finish_reason: UsualFinish = None
     error: None = None
 
 
@@ -91,8 +91,8 @@ class _UsualChunk(msgspec.Struct, gc=False):
     choices: list[_UsualChoice]
     usage: Any = None
     error: None = None
-    object: Any = None
-    type: Any = None
+    object: UsualObject = None
+    type: None = None
 
 
 _decode_usual: Final = msgspec.json.Decoder(_UsualChunk).decode
@@ -105,13 +105,10 @@ class StreamReader:
     def __init__(self) -> None:
         self.usage: Any = None
         self.content_bytes = 0
+        self.is_complete = False
+        """Whether every choice that was begun has said why it ended. Nothing else is a proper end."""
         self._unfinished: set[int] = set()
         self._finished: set[int] = set()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every choice that was begun has said why it ended. Nothing else is a proper end."""
-        return bool(self._finished) and not self._unfinished
 
     @property
     def has_begun(self) -> bool:
@@ -124,8 +121,9 @@ class StreamReader:
         Usual are chunks with choices: content and lifecycle, and nothing that could be left out or be an end.
         `to_content`: stop behind the first event that says something, be it only why there is no content.
         """
-        finished, unfinished = self._finished, self._unfinished
-        while True:
+        unfinished = self._unfinished
+        length = len(block)
+        while begin < length:
             if block.startswith(b"data: {", begin):
                 start = begin + 6
             elif block.startswith(b"data:{", begin):
@@ -154,27 +152,19 @@ class StreamReader:
             except NOT_USUAL:
                 break
             choices = chunk.choices
-            if not choices or chunk.object == "error" or chunk.type == "error":
-                break
-            if (len(choices) > 1 or choices[0].finish_reason) and _has_failed(choices):
+            if not choices:
                 break
             if chunk.usage is not None:
                 self.usage = chunk.usage
             for choice in choices:
-                index = choice.index
-                if index.__class__ is not int:
-                    index = int(index) if isinstance(index, int) else 0
-                if choice.finish_reason:
-                    finished.add(index)
-                    unfinished.discard(index)
-                elif index not in finished:
-                    unfinished.add(index)
+                if choice.finish_reason or choice.index not in unfinished:
+                    self._note(choice.index, is_finished=bool(choice.finish_reason))
                 delta = choice.delta
-                said = size(choice.text) if choice.text else 0
-                if delta is not None:
-                    said += bytes_in(delta)
-                    if delta.tool_calls and not said:
-                        said = 1  # of a call that says nothing yet
+                said = 0 if delta is None else bytes_in(delta)
+                if choice.text:
+                    said += size(choice.text)
+                if not said and delta is not None and delta.tool_calls:
+                    said = 1  # of a call that says nothing yet
                 self.content_bytes += said
             begin = after
             if to_content and self.has_begun:
@@ -215,20 +205,21 @@ class StreamReader:
     def _read_choice(self, choice: _Choice) -> int:
         """Bytes of content in a choice, at least 1 where there is any."""
         index = choice.index if isinstance(choice.index, int) else 0
-        if choice.finish_reason:  # some say "" in every chunk that is not the last
-            self._finished.add(index)
-            self._unfinished.discard(index)
-        elif index not in self._finished:
-            self._unfinished.add(index)
+        self._note(index, is_finished=bool(choice.finish_reason))  # some say "" in all but the last
         delta = choice.delta if isinstance(choice.delta, dict) else {}
         has_content = bool(choice.text) or any(delta.get(name) for name in _CONTENT_FIELDS)
         said = bytes_said(delta) + bytes_said({"text": choice.text})
         return max(said, int(has_content))
 
+    def _note(self, index: int, *, is_finished: bool) -> None:
+        """How far a choice has come."""
+        if is_finished:
+            self._finished.add(index)
+            self._unfinished.discard(index)
+        elif index not in self._finished:
+            self._unfinished.add(index)
+        self.is_complete = bool(self._finished) and not self._unfinished
+
 
 def _error(event: Event, data: bytes) -> Reading:
     return Reading(event, Meaning.ERROR, EmbeddedError.of(error_said.read(data)))
-
-
-def _has_failed(choices: list[_UsualChoice]) -> bool:
-    return any(choice.finish_reason in FAILED for choice in choices)
