@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from synaxis_common.contracts.routing import Needs
 from synaxis_gateway.wire import openai_answer, usage
 from synaxis_gateway.wire.openai_stream import Meaning, StreamReader
 from synaxis_gateway.wire.sse import EventSplitter, event_at
@@ -218,10 +219,14 @@ def test_an_answer_that_is_read_quickly_is_what_it_is_when_looked_at_closely(
 
 
 @settings(max_examples=600)
-@given(USAGE | ODD, st.sampled_from([10, 30, 1000]))
-def test_usage_that_is_read_quickly_says_what_it_says_when_looked_at_closely(said: Any, window: int) -> None:
-    close = usage.closely(said, window, window) if isinstance(said, dict) else None
-    assert usage.read(said, window) == close
+@given(USAGE | ODD, st.sampled_from([10, 30, 1000]), st.sampled_from([(1, 1), (1, 3), (2, 2)]))
+def test_usage_that_is_read_quickly_says_what_it_says_when_looked_at_closely(
+    said: Any, window: int, asked: tuple[int, int]
+) -> None:
+    prompts, n = asked
+    needs = Needs(operation="completions", prompts=prompts, n=n)
+    close = usage.closely(said, window * prompts, window * prompts * n) if isinstance(said, dict) else None
+    assert usage.read(said, window, needs) == close
 
 
 def test_the_usual_answers_are_read_the_quick_way() -> None:

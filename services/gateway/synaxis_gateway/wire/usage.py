@@ -123,9 +123,12 @@ def read(usage: Any, context_window: int | None, needs: Multiples = _ONE_OF_EACH
     if not isinstance(usage, dict):
         return None
     window = context_window or MAX_REPORTED_TOKENS
+    found = _plain(usage, window if window < MAX_REPORTED_TOKENS else MAX_REPORTED_TOKENS)
+    if found is not None:
+        return found
     input_bound = min(window * needs.prompts, MAX_REPORTED_TOKENS)
     output_bound = min(window * needs.prompts * needs.n, MAX_REPORTED_TOKENS)
-    return _plain(usage, input_bound, output_bound) or closely(usage, input_bound, output_bound)
+    return closely(usage, input_bound, output_bound)
 
 
 def closely(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
@@ -171,28 +174,30 @@ _ELSEWHERE: Final = frozenset((*_CACHE_READ, *_CACHE_WRITE, "reasoning_tokens"))
 _PLAIN_PROMPT: Final = frozenset({"cached_tokens", "audio_tokens", "text_tokens", "image_tokens"})
 
 
-def _plain(usage: dict[str, Any], input_bound: int, output_bound: int) -> UsageReading | None:
-    """OpenAI's own shape, within its bounds and with parts that fit; None: look closer."""
+def _plain(usage: dict[str, Any], bound: int) -> UsageReading | None:
+    """OpenAI's own shape, within the room of a single answer and with parts that fit; None: look closer."""
     prompt = usage.get("prompt_tokens")
-    completion = usage.get("completion_tokens")
-    if prompt.__class__ is not int or completion.__class__ is not int:
-        return None
-    if not (0 <= prompt <= input_bound and 0 <= completion <= output_bound):
-        return None
+    completion = usage.get("completion_tokens", 0)  # embeddings say none
     total = usage.get("total_tokens")
-    if total.__class__ is not int or total != prompt + completion or not _ELSEWHERE.isdisjoint(usage):
+    if prompt.__class__ is not int or completion.__class__ is not int or total.__class__ is not int:
         return None
+    if total != prompt + completion or not (0 <= prompt <= bound and 0 <= completion <= bound):
+        return None
+    if not _ELSEWHERE.isdisjoint(usage):
+        return None
+    of_prompt, of_completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if of_prompt is None and of_completion is None:
+        return UsageReading(prompt, completion)
     cache_read = input_audio = reasoning = output_audio = 0
-    details = usage.get("prompt_tokens_details")
-    if details.__class__ is dict:
-        if not _PLAIN_PROMPT.issuperset(details):
+    if of_prompt.__class__ is dict:
+        if not _PLAIN_PROMPT.issuperset(of_prompt):
             return None
-        cache_read, input_audio = details.get("cached_tokens", 0), details.get("audio_tokens", 0)
+        cache_read, input_audio = of_prompt.get("cached_tokens", 0), of_prompt.get("audio_tokens", 0)
         if cache_read.__class__ is not int or input_audio.__class__ is not int:
             return None
-    details = usage.get("completion_tokens_details")
-    if details.__class__ is dict:
-        reasoning, output_audio = details.get("reasoning_tokens", 0), details.get("audio_tokens", 0)
+    if of_completion.__class__ is dict:
+        reasoning = of_completion.get("reasoning_tokens", 0)
+        output_audio = of_completion.get("audio_tokens", 0)
         if reasoning.__class__ is not int or output_audio.__class__ is not int:
             return None
     if cache_read < 0 or input_audio < 0 or reasoning < 0 or output_audio < 0:
