@@ -352,7 +352,9 @@ class Door(asyncio.Protocol):
             self.end()
         elif exchange.keep_alive and exchange.is_complete:
             self._exchange = None
-            self._wait_at_most(KEEPALIVE_S)
+            self._deadline = self._loop.time() + KEEPALIVE_S
+            if self._timer is None:  # else it is due before: nothing is waited for any longer
+                self._timer = self._loop.call_at(self._deadline, self._look)
         elif exchange.is_complete:
             self.end()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from synaxis_common.logging import get_logger
@@ -15,13 +16,9 @@ class UnderWay:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.add: Callable[[asyncio.Task[Any]], None] = self._tasks.add
+        """A request is being answered by this task. A set's own method: every request comes by."""
         self._none = asyncio.Event()
-        self._none.set()
-
-    def add(self, task: asyncio.Task[Any]) -> None:
-        """A request is being answered by `task`."""
-        self._tasks.add(task)
-        self._none.clear()
 
     def discard(self, task: asyncio.Task[Any]) -> None:
         """It is answered."""
@@ -31,6 +28,9 @@ class UnderWay:
 
     async def finished(self, timeout: float) -> bool:
         """Wait for all of them, at most `timeout` seconds; whether all are done."""
+        if not self._tasks:
+            return True
+        self._none.clear()
         try:
             async with asyncio.timeout(timeout):
                 await self._none.wait()
