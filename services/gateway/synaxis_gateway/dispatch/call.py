@@ -73,8 +73,6 @@ class Call(msgspec.Struct, eq=False):
     """Whoever can may go on with an answer that breaks off."""
     is_concluded: bool = False
     """It has been reported, and what it did not use given back."""
-    keyless: int = 0
-    """Attempts that ended before they began: the gateway has no key for their provider."""
 
     @property
     def plan(self) -> HeldPlan:
@@ -101,8 +99,6 @@ class Call(msgspec.Struct, eq=False):
         attempt.reached = verdict.reached
         if verdict.may_be_billed:
             attempt.reading = _estimate(attempt)
-        if verdict.outcome is _NO_KEY:
-            self.keyless += 1
         self._end(attempt, verdict.outcome)
 
     def succeed(self, attempt: Attempt, reading: UsageReading | None) -> None:
@@ -139,7 +135,10 @@ class Call(msgspec.Struct, eq=False):
     @property
     def tried(self) -> int:
         """Attempts that a provider may have heard of."""
-        return len(self.attempts) - self.keyless
+        count = 0
+        for attempt in self.attempts:
+            count += attempt.outcome is not _NO_KEY
+        return count
 
     @property
     def reached_a_provider(self) -> bool:

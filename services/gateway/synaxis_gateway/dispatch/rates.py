@@ -30,7 +30,7 @@ class _Counts:
     """In a row, each too soon after the last."""
     rested_at: float = 0.0
     bucket: int = 0
-    """The latest that was counted in; what is too old was left out then."""
+    """The latest that was looked at; what was too old by then is left out."""
 
 
 class FailureRates:
@@ -41,14 +41,7 @@ class FailureRates:
 
     def answered(self, key: tuple[str, str], now: float) -> None:
         """It has answered, or has begun to."""
-        counts = self._counts.get(key)
-        bucket = int(now // _BUCKET_S)
-        if counts is not None and counts.bucket == bucket:
-            counts.asked[bucket] = counts.asked.get(bucket, 0) + 1
-            return
-        counts = self._of(key, now)
-        counts.bucket = bucket
-        _add(counts.asked, now)
+        _add(self._of(key, now).asked, now)
 
     def failed(self, key: tuple[str, str], now: float, *, is_cut: bool) -> bool:
         """It has failed; whether that was too often. A stream that is cut has been counted when it began."""
@@ -76,10 +69,12 @@ class FailureRates:
             if len(self._counts) > MAX_ENTRIES:
                 self._counts.popitem(last=False)
             return counts
-        oldest = int(now // _BUCKET_S) - BUCKETS
-        for each in (counts.asked, counts.failed):
-            while each and (first := next(iter(each))) <= oldest:
-                del each[first]
+        bucket = int(now // _BUCKET_S)
+        if counts.bucket != bucket:
+            counts.bucket = bucket
+            for each in (counts.asked, counts.failed):
+                while each and (first := next(iter(each))) <= bucket - BUCKETS:
+                    del each[first]
         return counts
 
 

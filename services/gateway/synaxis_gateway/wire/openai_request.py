@@ -263,7 +263,7 @@ def _look(subject: Any, name: str) -> _Seen:
             if type(message) is dict and len(message) == _PARTS_OF_MOST and "role" in message:
                 text = message.get("content")
                 if type(text) is str:
-                    text_bytes += len(text) if text.isascii() else len(text.encode())
+                    text_bytes += bytes_of(text)
                     continue
             if not isinstance(message, dict):
                 raise BadRequest(f"'messages[{position}]' must be an object.", f"messages[{position}]")
