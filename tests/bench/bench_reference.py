@@ -8,11 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import os
 import statistics
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import httptools
@@ -20,7 +17,7 @@ import uvloop
 from aiohttp import web
 from tests.bench import pinning
 from tests.bench.pinning import Cores
-from tests.bench.stage import load, prompt
+from tests.bench.stage import load, prompt, serving
 from tests.bench.upstream import completion
 
 SECONDS: Final = 1.0
@@ -36,9 +33,11 @@ async def measure(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with pinning.staying_off_the_gateways_core(cores):
         for name in SERVERS:
-            async with _running(name, cores) as (pid, url):
+            async with serving("tests.bench.bench_reference", name) as (process, root):
+                pinning.pin(process.pid, cores.gateway)
+                url = f"{root}{PATH}"
                 await _load(url)  # connections and caches
-                runs = [await _measured(pid, url) for _ in range(rounds)]
+                runs = [await _measured(process.pid, url) for _ in range(rounds)]
             found[name] = {
                 figure: round(statistics.median(run[figure] for run in runs), 1) for figure in runs[0]
             }
@@ -56,22 +55,6 @@ async def _measured(pid: int, url: str) -> dict[str, float]:
 
 async def _load(url: str) -> dict[str, Any]:
     return await load(url, "none", BODY, "--connections", str(AT_ONCE), "--seconds", str(SECONDS))
-
-
-@asynccontextmanager
-async def _running(name: str, cores: Cores) -> AsyncIterator[tuple[int, str]]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.bench_reference", name),
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores.gateway),
-    )
-    assert process.stdout is not None
-    try:
-        port = int(await process.stdout.readline())
-        yield process.pid, f"http://127.0.0.1:{port}{PATH}"
-    finally:
-        process.kill()
-        await process.communicate()
 
 
 async def _aiohttp() -> int:

@@ -241,13 +241,20 @@ def _as_list(pids: int | list[int]) -> list[int]:
 @asynccontextmanager
 async def running_upstream() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """The upstream, and the root under which it serves."""
+    async with serving("tests.bench.upstream") as (process, url):
+        yield process, f"{url}/v1"
+
+
+@asynccontextmanager
+async def serving(*module: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A server in a process of its own, which prints its port first, and where it serves."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.upstream", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", *module, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
         port = int(await process.stdout.readline())
-        yield process, f"http://127.0.0.1:{port}/v1"
+        yield process, f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         await process.communicate()
