@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import re
+import socket
 import time
 from typing import cast
 
@@ -22,6 +23,8 @@ from tests.bench.wheel import Wheel
 MODEL = "bench-model"
 ANSWER_BYTES = 600
 CHUNK_BYTES = 200
+TAKEN_AT_ONCE = 16
+"""New connections in a round of the loop, of which libuv takes one from each server."""
 STAMP = b"written@"
 """Before the monotonic nanoseconds at which a chunk was written."""
 STAMP_DIGITS = 19
@@ -151,12 +154,13 @@ class Connection(asyncio.Protocol):
 async def serve(port: int) -> None:
     """Serve until cancelled; says its port on standard output."""
     wheel = Wheel()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(wheel), "127.0.0.1", port, backlog=2048
-    )
-    print(server.sockets[0].getsockname()[1], flush=True)
-    async with server:
-        await server.serve_forever()
+    listening = socket.create_server(("127.0.0.1", port), backlog=2048)
+    servers = [
+        await asyncio.get_running_loop().create_server(lambda: Connection(wheel), sock=listening.dup())
+        for _ in range(TAKEN_AT_ONCE)
+    ]
+    print(listening.getsockname()[1], flush=True)
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import socket
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -27,6 +29,9 @@ MOST_DESCRIPTORS: Final = 65_536
 PATIENCE_S: Final = 1.0
 """How long a connection that is refused lives at most."""
 BACKLOG: Final = 1024
+AT_ONCE: Final = 16
+"""Connections that are taken in one round of the loop, besides the one that libuv takes. They are counted a
+round or two later, so that twice as many must find room in what is kept back."""
 
 REFUSED: Final = Counter(
     "synaxis_gateway_connections_refused_total", "Connections refused because there were too many"
@@ -49,28 +54,68 @@ def room() -> int:
     return max((soft - RESERVED) // EACH, 1)
 
 
-async def listen(
-    serve: Callable[[], asyncio.Protocol],
-    count: Callable[[], int],
-    host: str,
-    port: int,
-    *,
-    reuse_port: bool,
-) -> asyncio.Server:
-    """Listen, with `serve` for each connection; `count` answers how many there are.
+class Listener:
+    """A port that is listened on.
 
-    Raises OSError when the port is taken.
+    Since 1.45 libuv takes one connection a round, and a round that has a thousand streams to look after lasts
+    tens of milliseconds: a hundred new clients would wait for seconds. So the others are taken along with it.
     """
 
-    def connection() -> asyncio.Protocol:
-        if count() < room():
-            return serve()
+    def __init__(self, serve: Callable[[], asyncio.Protocol], count: Callable[[], int]) -> None:
+        self._serve = serve
+        self._count = count
+        self._server: asyncio.Server | None = None
+        self._waiting: list[socket.socket] = []
+        """The sockets of the server once more, with what libuv has left there."""
+        self._taken: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int, *, reuse_port: bool) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connection, host, port, backlog=BACKLOG, reuse_port=reuse_port or None
+        )
+        self._waiting = [socket.socket(fileno=os.dup(each.fileno())) for each in self._server.sockets]
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._waiting[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Take no more connections."""
+        for each in self._waiting:
+            each.close()
+        if self._server is not None:
+            self._server.close()
+
+    def _connection(self) -> asyncio.Protocol:
+        """For the one that libuv has taken."""
+        self._take_others()
+        return self._protocol()
+
+    def _protocol(self) -> asyncio.Protocol:
+        if self._count() < room():
+            return self._serve()
         REFUSED.inc()
         return _Refusal()
 
-    return await asyncio.get_running_loop().create_server(
-        connection, host, port, backlog=BACKLOG, reuse_port=reuse_port or None
-    )
+    def _take_others(self) -> None:
+        for waiting in self._waiting:
+            for _ in range(AT_ONCE):
+                try:
+                    connection, _address = waiting.accept()
+                except OSError:
+                    break  # none is there; or whatever is wrong, libuv meets it, too
+                task = asyncio.create_task(self._take(connection))
+                self._taken.add(task)
+                task.add_done_callback(self._taken.discard)
+
+    async def _take(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()  # it is gone already
 
 
 def _answer(status: str, body: object, headers: str = "") -> bytes:

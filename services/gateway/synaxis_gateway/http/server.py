@@ -12,11 +12,12 @@ from aiohttp.typedefs import Handler, Middleware
 from synaxis_common.clock import Clock
 from synaxis_common.health import Health
 from synaxis_common.logging import get_logger
-from synaxis_gateway.http import listener, middleware, openapi
+from synaxis_gateway.http import middleware, openapi
 from synaxis_gateway.http.auth import TenantKeys
 from synaxis_gateway.http.door import KEEPALIVE_S, LINGER_S, Desk, Door
 from synaxis_gateway.http.exchange import Serve
 from synaxis_gateway.http.journal import Journal
+from synaxis_gateway.http.listener import Listener, claim_descriptors
 from synaxis_gateway.http.routes import POLICIES, Policy, Route, add_routes
 from synaxis_gateway.http.under_way import UnderWay
 from synaxis_gateway.settings import GatewaySettings
@@ -87,25 +88,19 @@ class HttpServer:
             shutdown_timeout=1.0,
         )
         self._desk = Desk(hot, keys, journal, clock, self._under_way, settings.max_body_bytes, self._other)
-        self._listener: asyncio.Server | None = None
+        self._listener = Listener(lambda: Door(self._desk), self._connections)
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        assert self._listener is not None
-        return int(self._listener.sockets[0].getsockname()[1])
+        return self._listener.port
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
-        listener.claim_descriptors()
+        claim_descriptors()
         await self._runner.setup()
-        self._listener = await listener.listen(
-            lambda: Door(self._desk),
-            self._connections,
-            self._settings.http_host,
-            self._settings.http_port,
-            reuse_port=self._settings.reuse_port,
-        )
+        settings = self._settings
+        await self._listener.start(settings.http_host, settings.http_port, reuse_port=settings.reuse_port)
         log.info("listening", host=self._settings.http_host, port=self.port)
 
     def let_go(self) -> None:
@@ -115,8 +110,7 @@ class HttpServer:
 
     async def stop_accepting(self) -> None:
         """Take no new connections."""
-        if self._listener is not None:
-            self._listener.close()
+        self._listener.close()
 
     async def finish(self, timeout: float) -> bool:
         """Wait for the requests under way, at most `timeout` seconds; answers whether all are done."""
