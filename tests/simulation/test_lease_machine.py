@@ -21,6 +21,8 @@ SMALL = Decimal("0.5"), 3
 LARGE = Decimal(2), 10
 SHAPES = [Shape(key, tokens, usd) for key in ("key-1", "key-2") for usd, tokens in (SMALL, LARGE)]
 SCOPES = ["t/acme/*", "t/acme/m", "k/key-1", "k/key-2"]
+ENOUGH = 500
+"""Requests within a minute: twice what any limit on them allows, and some."""
 
 EXAMPLES = "SYNAXIS_SIMULATION_EXAMPLES"
 """The variable that asks for a longer run: so many examples, other ones each time, made small when they fail.
@@ -148,9 +150,9 @@ class LeaseMachine(RuleBasedStateMachine):
         self.world.deliver_all()
 
     def use_up(self, gateway: Gateway, shape: Shape) -> None:
-        """Requests come until nothing is left of what is held."""
+        """Requests come until nothing is left of what is held, or for ever where nothing limits them."""
         before = -1
-        while len(gateway.requests) > before:
+        while before < len(gateway.requests) < ENOUGH - len(self.world.auditor.latest):
             before = len(gateway.requests)
             gateway.wants(shape, self.world.now)
             self.world.check_slots()

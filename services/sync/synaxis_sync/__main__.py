@@ -1,5 +1,8 @@
 """`python -m synaxis_sync`."""
 
-from synaxis_sync.app import main
+from synaxis_common import cycles
+
+with cycles.kept():  # a fifth of the time until a service is there went into looking through its modules
+    from synaxis_sync.app import main
 
 main()

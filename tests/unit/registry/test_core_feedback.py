@@ -59,10 +59,9 @@ class World:
         count[1] += times * failing
 
     def judge(self) -> None:
-        lately = [Outcomes(since, *count) for since, count in self.counts.items()]
-        update = feedback(
-            self.record, [one for one in lately if one.since >= self.moment - WINDOW], self.moment
-        )
+        since_when = self.moment - WINDOW
+        lately = [Outcomes(since, *count) for since, count in self.counts.items() if since >= since_when]
+        update = feedback(self.record, lately, self.moment)
         self.record = update.record or self.record
         for event in update.events:
             row = {"id": 1, "event_id": UUID(int=1), "at": self.moment, "type": event.type.value}
@@ -196,13 +195,14 @@ def simulated(fails: Callable[[float, random.Random], bool], hours: int, per_sec
     dice, world = random.Random(5), World()
     for second in range(hours * HOUR_S):
         world.now = float(second)
-        arrived = int(per_second) + (dice.random() < per_second % 1)
+        arrived, is_last = int(per_second) + (dice.random() < per_second % 1), world.is_last()
         for _ in range(arrived):
-            if not world.is_last() or dice.random() < 0.02:
+            if not is_last or dice.random() < 0.02:
                 world.ask(failing=fails(world.now, dice))
         if second % JUDGED_EVERY_S == 0:
             world.judge()
-            for since in [since for since in world.counts if since < world.moment - WINDOW]:
+            since_when = world.moment - WINDOW
+            for since in [since for since in world.counts if since < since_when]:
                 del world.counts[since]
     return world
 
