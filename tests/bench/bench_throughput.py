@@ -94,6 +94,7 @@ async def _open(stage: Stage, length: Length, rate: int) -> dict[str, Any]:
     before = stage.meter()
     through = await _load(stage, stage.through, length.through_s, rate)
     after = stage.meter()
+    shares = before.shares(after)
     return {
         "rate": rate,
         **added(through["ms"], direct["ms"]),
@@ -103,6 +104,5 @@ async def _open(stage: Stage, length: Length, rate: int) -> dict[str, Any]:
         "waited_for_a_connection": through["waited_for_a_connection"],
         "statuses": through["statuses"],
         **before.cpu_us_each(after, through["requests"], ("gateway",)),
-        "gateway_share": before.shares(after)["gateway_share"],
-        "other_cores_share": before.shares(after)["other_cores_share"],
+        **{name: shares[name] for name in ("gateway_share", "other_cores_share", "stolen_share")},
     }

@@ -147,6 +147,7 @@ async def test_who_stops_answers_what_has_come_and_takes_no_more(nats_url: str) 
             return one.at_once == 4
 
         await eventually(are_in_hand, "four wait, and six are not looked at yet")
+        await asking.client.flush()  # now all of them have come
         stopping = asyncio.create_task(bus.stop_answering())
         await asyncio.sleep(0.05)
         one.go_on.set()

@@ -424,14 +424,41 @@ async def test_no_secret_and_no_content_reaches_the_log(
         assert secret not in written
 
 
-async def test_gateways_may_share_a_port(nats_url: str, provider: FakeProvider) -> None:
+@pytest.fixture
+def shared() -> dict[str, Any]:
+    """Settings of gateways that share a port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"http_port": port, "reuse_port": True}
+        return {"http_port": probe.getsockname()[1], "reuse_port": True}
+
+
+async def test_gateways_may_share_a_port(
+    nats_url: str, provider: FakeProvider, shared: dict[str, Any]
+) -> None:
     async with (
         running_gateway(nats_url, candidate(provider), **shared) as one,
         running_gateway(nats_url, candidate(provider), registry=False, **shared) as two,
     ):
         assert one.url == two.url
         assert (await post(one, ASK))[0] == 200
+
+
+@pytest.mark.both_loops
+async def test_who_has_just_connected_to_a_gateway_that_leaves_a_shared_port_is_answered(
+    nats_url: str, provider: FakeProvider, shared: dict[str, Any]
+) -> None:
+    async def answer(client: socket.socket) -> bytes:
+        reader, writer = await asyncio.open_connection(sock=client)
+        line = await reader.readline()
+        writer.close()
+        return line
+
+    async with running_gateway(nats_url, candidate(provider), **shared):
+        async with running_gateway(nats_url, candidate(provider), registry=False, **shared):
+            # Half of them are queued at either: nobody has run since.
+            clients = [socket.create_connection(("127.0.0.1", shared["http_port"])) for _ in range(60)]
+            for client in clients:
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(10):
+            lines = await asyncio.gather(*map(answer, clients))
+    assert lines == [b"HTTP/1.1 200 OK\r\n"] * len(clients)

@@ -98,3 +98,24 @@ def test_who_comes_beyond_the_room_is_told_so_however_many_come_at_once(
     # Those that come in one round are counted in the next: that is what some descriptors are kept back for.
     assert 50 <= answers.count(b"welcome") == len(served) <= 50 + 2 * (listener.AT_ONCE + 1)
     assert answers.count(b"HTTP/1.1 503") == len(answers) - len(served)
+
+
+def test_who_has_been_queued_when_the_port_is_closed_is_served() -> None:
+    greeted: list[asyncio.Transport] = []
+
+    async def said() -> tuple[bool, list[bytes], bool]:
+        there = Listener(lambda: _Greeter(greeted), lambda: len(greeted))
+        await there.start("127.0.0.1", 0, reuse_port=False)
+        clients = [socket.create_connection(("127.0.0.1", there.port)) for _ in range(60)]
+        somebody = there.close()
+
+        async def ask(client: socket.socket) -> bytes:
+            reader, writer = await asyncio.open_connection(sock=client)
+            answer = await reader.read(7)
+            writer.close()
+            return answer
+
+        async with asyncio.timeout(10):
+            return somebody, await asyncio.gather(*map(ask, clients)), there.close()
+
+    assert uvloop.run(said()) == (True, [b"welcome"] * 60, False)

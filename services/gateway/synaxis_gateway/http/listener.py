@@ -81,16 +81,23 @@ class Listener:
         """The port that is listened on."""
         return int(self._waiting[0].getsockname()[1])
 
-    def close(self) -> None:
-        """Take no more connections."""
-        for each in self._waiting:
-            each.close()
+    def close(self) -> bool:
+        """Take no more connections than have come already: who has been queued would be cut off.
+
+        Answers whether there was somebody.
+        """
+        before = len(self._taken)
+        for waiting in self._waiting:
+            self._take_from(waiting, BACKLOG)
+            waiting.close()
         if self._server is not None:
             self._server.close()
+        return len(self._taken) > before
 
     def _connection(self) -> asyncio.Protocol:
         """For the one that libuv has taken."""
-        self._take_others()
+        for waiting in self._waiting:
+            self._take_from(waiting, AT_ONCE)
         return self._protocol()
 
     def _protocol(self) -> asyncio.Protocol:
@@ -99,16 +106,15 @@ class Listener:
         REFUSED.inc()
         return _Refusal()
 
-    def _take_others(self) -> None:
-        for waiting in self._waiting:
-            for _ in range(AT_ONCE):
-                try:
-                    connection, _address = waiting.accept()
-                except OSError:
-                    break  # none is there; or whatever is wrong, libuv meets it, too
-                task = asyncio.create_task(self._take(connection))
-                self._taken.add(task)
-                task.add_done_callback(self._taken.discard)
+    def _take_from(self, waiting: socket.socket, most: int) -> None:
+        for _ in range(most):
+            try:
+                connection, _address = waiting.accept()
+            except OSError:
+                return  # none is there; or whatever is wrong, libuv meets it, too
+            task = asyncio.create_task(self._take(connection))
+            self._taken.add(task)
+            task.add_done_callback(self._taken.discard)
 
     async def _take(self, connection: socket.socket) -> None:
         connection.setblocking(False)

@@ -24,6 +24,8 @@ from synaxis_gateway.settings import GatewaySettings
 
 log = get_logger(__name__)
 
+FIRST_WORDS_S = 0.1
+"""In which a client that has connected sends its request: it does so at once or has no hurry."""
 CUT_S = 2.0
 """How long what is cut may take to clean up."""
 
@@ -109,8 +111,9 @@ class HttpServer:
         self._desk.is_closing = True
 
     async def stop_accepting(self) -> None:
-        """Take no new connections."""
-        self._listener.close()
+        """Take no new connections; who has been taken in the last moment has one to say what for."""
+        if self._listener.close():
+            await asyncio.sleep(FIRST_WORDS_S)
 
     async def finish(self, timeout: float) -> bool:
         """Wait for the requests under way, at most `timeout` seconds; answers whether all are done."""
@@ -119,7 +122,7 @@ class HttpServer:
     async def cut(self) -> None:
         """Cancel what is under way and close all connections."""
         await self._under_way.cut(CUT_S)
-        await self.stop_accepting()
+        self._listener.close()
         self._desk.close()
         await self._runner.cleanup()
 
