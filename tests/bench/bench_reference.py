@@ -1,4 +1,6 @@
-"""What servers cost that do nothing but answer: a yardstick by which figures of different machines compare.
+"""What servers cost that do nothing but answer, and a relay that looks at nothing.
+
+That is the yardstick by which figures of different machines compare.
 
 `python -m tests.bench.bench_reference aiohttp` serves by itself, and prints its port.
 """
@@ -8,18 +10,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import statistics
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 from aiohttp import web
 from tests.bench import pinning
+from tests.bench.bench_streams import GAP_MS, RAMP_S, SPARE_S, STREAMS
 from tests.bench.pinning import Cores
-from tests.bench.stage import load, prompt, serving
-from tests.bench.upstream import completion
+from tests.bench.stage import LOAD_WITHIN_S, generator, load, prompt, running_upstream, serving, told
+from tests.bench.stream_load import SETTLE_S
+from tests.bench.upstream import completion, wish
 
+MODULE: Final = "tests.bench.bench_reference"
 SECONDS: Final = 1.0
 AT_ONCE: Final = 64
 PATH: Final = "/v1/chat/completions"
@@ -28,12 +35,13 @@ ANSWER: Final = completion()
 
 
 async def measure(rounds: int) -> dict[str, Any]:
-    """Each server on the gateway's core, in a closed loop, with the requests of `throughput`."""
+    """Each server on the gateway's core, in a closed loop, with the requests of `throughput`; and the relay
+    with the paced streams of `streams`."""
     cores = Cores.of_this_machine()
     found: dict[str, Any] = {}
     with pinning.staying_off_the_gateways_core(cores):
         for name in SERVERS:
-            async with serving("tests.bench.bench_reference", name) as (process, root):
+            async with serving(MODULE, name) as (process, root):
                 pinning.pin(process.pid, cores.gateway)
                 url = f"{root}{PATH}"
                 await _load(url)  # connections and caches
@@ -41,7 +49,38 @@ async def measure(rounds: int) -> dict[str, Any]:
             found[name] = {
                 figure: round(statistics.median(run[figure] for run in runs), 1) for figure in runs[0]
             }
+        found["relay"] = await _relayed(cores)
     return found
+
+
+async def _relayed(cores: Cores) -> dict[str, float]:
+    """Paced streams through the relay: what each of their events costs it, and how long it takes."""
+    chunks = round((RAMP_S + SETTLE_S + SECONDS + SPARE_S) * 1_000 / GAP_MS)
+    body = prompt(wish(chunks, GAP_MS), stream=True)
+    arguments = ("--streams", str(STREAMS), "--ramp", str(RAMP_S), "--seconds", str(SECONDS))
+    async with (
+        running_upstream() as (_, upstream),
+        serving(MODULE, RELAY, "--to", upstream) as (process, root),
+    ):
+        pinning.pin(process.pid, cores.gateway)
+        url = f"{root}{urlsplit(upstream).path}/chat/completions"
+        async with (
+            generator("stream_load", url, "none", body, *arguments) as out,
+            asyncio.timeout(LOAD_WITHIN_S),
+        ):
+            await told(out)
+            before = pinning.cpu_s(process.pid)
+            await told(out)
+            used = pinning.cpu_s(process.pid) - before
+            found = json.loads(await told(out))
+    if set(found["statuses"]) != {"200"}:
+        raise RuntimeError(f"a relay that does nothing else ended streams with {found['statuses']}")
+    return {
+        "events_per_s": round(found["events_per_s"]),
+        "cpu_us": round(used / found["came"] * 1e6, 1),
+        "p50_ms": found["ms"]["p50"],
+        "p99_ms": found["ms"]["p99"],
+    }
 
 
 async def _measured(pid: int, url: str) -> dict[str, float]:
@@ -98,11 +137,57 @@ async def _httptools() -> int:
     return port
 
 
+class _End(asyncio.Protocol):
+    """One end of a relayed connection: what comes in goes out at the other."""
+
+    def __init__(self, other: _End | None = None) -> None:
+        self.other = other
+        self.transport: Any = None
+        self.early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self.early += data
+        else:
+            self.other.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None:
+            self.other.transport.abort()
+
+
+async def _relay(to: str) -> int:
+    """Passes on bytes, whatever they are."""
+    loop = asyncio.get_running_loop()
+    host, _, upstream_port = urlsplit(to).netloc.partition(":")
+    dials: set[asyncio.Task[None]] = set()
+
+    async def dial(client: _End) -> None:
+        _, upstream = await loop.create_connection(lambda: _End(client), host, int(upstream_port))
+        upstream.transport.write(client.early)
+        client.other = upstream
+
+    def taken() -> _End:
+        client = _End()
+        task = loop.create_task(dial(client))
+        dials.add(task)
+        task.add_done_callback(dials.discard)
+        return client
+
+    server = await loop.create_server(taken, "127.0.0.1", 0, backlog=STREAMS)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+RELAY: Final = "relay"
 SERVERS: Final[dict[str, Callable[[], Awaitable[int]]]] = {"aiohttp": _aiohttp, "httptools": _httptools}
 
 
-async def _serve(name: str) -> None:
-    print(await SERVERS[name](), flush=True)
+async def _serve(name: str, to: str) -> None:
+    print(await (_relay(to) if name == RELAY else SERVERS[name]()), flush=True)
     gc.freeze()
     await asyncio.Event().wait()
 
@@ -110,8 +195,10 @@ async def _serve(name: str) -> None:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("server", choices=SERVERS)
-    uvloop.run(_serve(parser.parse_args().server))
+    parser.add_argument("server", choices=[*SERVERS, RELAY])
+    parser.add_argument("--to", default="", help="where the relay passes on to")
+    said = parser.parse_args()
+    uvloop.run(_serve(said.server, said.to))
 
 
 if __name__ == "__main__":

@@ -154,9 +154,11 @@ class Connection(asyncio.Protocol):
 async def serve(port: int) -> None:
     """Serve until cancelled; says its port on standard output."""
     wheel = Wheel()
-    listening = socket.create_server(("127.0.0.1", port), backlog=2048)
+    listening = socket.create_server(("127.0.0.1", port))
     servers = [
-        await asyncio.get_running_loop().create_server(lambda: Connection(wheel), sock=listening.dup())
+        await asyncio.get_running_loop().create_server(
+            lambda: Connection(wheel), sock=listening.dup(), backlog=2048
+        )
         for _ in range(TAKEN_AT_ONCE)
     ]
     print(listening.getsockname()[1], flush=True)
