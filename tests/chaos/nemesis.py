@@ -50,7 +50,7 @@ def short_plan(dice: random.Random) -> list[Step]:
     steps = [("gateway", "kill"), ("gateway", "stop"), ("registry", "kill"), ("registry", "stop")]
     dice.shuffle(steps)
     return [
-        Step(6.0 + 9.5 * number + dice.uniform(0.0, 2.0), service, kind, dice.uniform(3.0, 5.0))
+        Step(5.0 + 7.5 * number + dice.uniform(0.0, 2.0), service, kind, dice.uniform(3.0, 5.0))
         for number, (service, kind) in enumerate(steps)
     ]
 
