@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,7 @@ from tests.bench.answers import NotHttp, Reader
 from tests.bench.load import load, post
 from tests.bench.stage import prompt
 from tests.bench.upstream import ANSWER_BYTES, CHUNK_BYTES, Connection, completion, content_event, wish
-from tests.bench.wheel import SLOTS, Wheel
+from tests.bench.wheel import MOST_TICKS, SLOTS, TICK_S, Wheel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the pace comes from a timer that Linux has")
 
@@ -117,6 +118,31 @@ async def test_a_wheel_calls_each_step_until_it_has_no_more() -> None:
         await done.wait()
     await asyncio.sleep(0.02)
     assert left == {"a": 0, "b": 0}
+
+
+async def test_a_wheel_that_cannot_follow_lets_others_run() -> None:
+    wheel, loop = Wheel(), asyncio.get_running_loop()
+    in_a_row, most, left = 0, 0, 60
+
+    def step() -> bool:
+        nonlocal in_a_row, most, left
+        time.sleep(2 * TICK_S)  # as of a core that has too much to do
+        in_a_row, left = in_a_row + 1, left - 1
+        most = max(most, in_a_row)
+        return left > 0
+
+    def other() -> None:
+        nonlocal in_a_row
+        in_a_row = 0
+        if left:
+            loop.call_soon(other)
+
+    wheel.add(1, step)
+    loop.call_soon(other)
+    async with asyncio.timeout(10):
+        while left:
+            await asyncio.sleep(0.01)
+    assert most <= MOST_TICKS
 
 
 def test_a_wheel_refuses_gaps_that_it_cannot_count() -> None:
