@@ -124,7 +124,12 @@ async def test_subscribers_that_start_at_any_moment_miss_nothing_and_hear_nothin
             await world.flip(*chance.choice(own))
 
     async def subscribe() -> Subscriber:
-        await asyncio.sleep(chance.uniform(0, 1.5))
+        begins_at = chance.randint(0, 250)
+
+        async def has_come() -> bool:
+            return (await world.bus.jetstream.stream_info(subjects.STREAM_EVENTS)).state.last_seq >= begins_at
+
+        await eventually(has_come, f"{begins_at} of 300 events are there")
         subscriber = Subscriber(world.bus.jetstream)
         await subscriber.read_bucket()
         await subscriber.follow(lambda: is_over)
