@@ -16,7 +16,13 @@ from synaxis_common.bus import Bus, BusUnavailable
 from synaxis_common.clock import SystemClock
 from synaxis_common.contracts.leases import LeaseAsk
 from synaxis_common.contracts.routing import RefusalCode, RouteRefusal, RouteReply, RouteRequest
-from synaxis_common.contracts.usage import BATCH_BYTES, CallReport, RequestOutcome, split_reports
+from synaxis_common.contracts.usage import (
+    BATCH_BYTES,
+    BATCH_REPORTS,
+    CallReport,
+    RequestOutcome,
+    split_reports,
+)
 from synaxis_common.settings import ServiceSettings
 from synaxis_gateway.admission.shape import shape_of
 from synaxis_gateway.dispatch.reports import KEPT_S, Reports
@@ -125,6 +131,20 @@ async def test_what_comes_together_shares_a_message_within_its_bounds_and_keeps_
     assert [len(split_reports(message)) for message in bus.messages] == [128, 128, 44]
     assert len(set(bus.stored)) == 3
     assert not {UUID(message_id) for message_id in bus.stored} & set(sent)
+
+
+async def test_a_message_that_is_full_does_not_wait_for_company() -> None:
+    bus = FlakyBus()
+    async with publishing(Reports(bus, SystemClock(), 1_000, None)) as reports:
+        submit(reports, ids.uuid7())
+        await asyncio.sleep(0.001)  # now it is waited for more
+        for _ in range(BATCH_REPORTS):
+            submit(reports, ids.uuid7())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [len(split_reports(message)) for message in bus.messages] == [BATCH_REPORTS]
+        assert await reports.flush(5) == 0
+    assert [len(split_reports(message)) for message in bus.messages] == [BATCH_REPORTS, 1]
 
 
 async def test_reports_that_are_long_are_in_more_messages() -> None:

@@ -10,10 +10,11 @@ NATS may lose its disk with reports on it that no registry has read. So what it 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -40,12 +41,6 @@ KEPT_S = 60.0
 """Seconds after it was stored; a registry that was killed with a report in its hands holds it up for 30."""
 
 
-class _Report(NamedTuple):
-    request_id: str
-    payload: bytes
-    segment: Segment | None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
     """One message, as it is sent each time."""
@@ -53,8 +48,48 @@ class _Batch:
     message_id: str
     payload: bytes
     count: int
-    segments: Counter[Segment]
+    segments: Mapping[Segment, int]
     """How many of its reports are in each file of the spool."""
+
+
+class _Gathered:
+    """Reports that become one message, which is made of them bit by bit: nobody waits while it is made."""
+
+    __slots__ = ("_first", "_payloads", "_segments", "_size")
+
+    def __init__(self) -> None:
+        self._first = ""
+        self._payloads: list[bytes] = []
+        self._size = 0
+        self._segments: dict[Segment, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._payloads)
+
+    def has_room_for(self, payload: bytes) -> bool:
+        """Whether a message with one more is within the bounds; one alone always is."""
+        count = len(self._payloads)
+        return not count or (count < BATCH_REPORTS and self._size + len(payload) < BATCH_BYTES)
+
+    def add(self, request_id: str, payload: bytes, segment: Segment | None) -> None:
+        """One more, and the file of the spool that it is in."""
+        if not self._payloads:
+            self._first = request_id
+        self._payloads.append(payload)
+        self._size += len(payload) + 1
+        if segment is not None:
+            self._segments[segment] = self._segments.get(segment, 0) + 1
+
+    def batch(self) -> _Batch:
+        """The message."""
+        count = len(self._payloads)
+        return _Batch(
+            message_id=self._first if count == 1 else ids.uuid7_text(),
+            payload=join_reports(self._payloads),
+            count=count,
+            segments=self._segments,
+        )
 
 
 class _Named(msgspec.Struct):
@@ -71,7 +106,7 @@ class Reports:
         self._clock = clock
         self._capacity = capacity
         self._spool = spool
-        self._gathered: deque[_Report] = deque()
+        self._gathered = _Gathered()
         self._formed: deque[_Batch] = deque()
         self._waiting = 0
         """Reports that the bus has not stored: gathered, formed, or under way."""
@@ -82,6 +117,9 @@ class Reports:
         """The bus did not take what it was last given."""
         self._gathering = asyncio.Lock()
         self._some = asyncio.Event()
+        """Something is gathered or formed."""
+        self._full = asyncio.Event()
+        """A message is formed: waiting for more would bring nothing."""
         self._none = asyncio.Event()
         self._none.set()
         metrics.REPORTS_WAITING.set_function(lambda: self._waiting)
@@ -109,7 +147,9 @@ class Reports:
         """
         self._expect(1)
         segment = None if self._spool is None else self._spool.append(payload)
-        self._gathered.append(_Report(request_id, payload, segment))
+        if not self._gathered.has_room_for(payload):
+            self._form()
+        self._gathered.add(request_id, payload, segment)
         self._some.set()
 
     async def send_again(self) -> None:
@@ -119,7 +159,7 @@ class Reports:
         for _, batch in again:
             self._expect(batch.count)
             self._formed.append(batch)
-            self._some.set()
+            self._tell()
             metrics.REPORTS_REPEATED.inc(batch.count)
 
     async def run(self) -> None:
@@ -181,23 +221,32 @@ class Reports:
 
     async def _next_batch(self) -> _Batch:
         async with self._gathering:
-            while True:
-                if self._formed:
-                    return self._formed.popleft()
+            while not self._formed:
                 self._some.clear()
+                self._full.clear()
                 if not self._gathered:
                     await self._some.wait()
                     continue
-                await asyncio.sleep(GATHER_S)
-                self._formed.extend(_batches(self._take_gathered()))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GATHER_S):
+                        await self._full.wait()
+                if not self._formed:
+                    self._form()
+            return self._formed.popleft()
 
-    def _take_gathered(self) -> Iterator[_Report]:
-        while self._gathered:
-            yield self._gathered.popleft()
+    def _form(self) -> None:
+        """What is gathered is a message now."""
+        self._formed.append(self._gathered.batch())
+        self._gathered = _Gathered()
+        self._tell()
 
     def _put_back(self, batch: _Batch) -> None:
         self._formed.appendleft(batch)
+        self._tell()
+
+    def _tell(self) -> None:
         self._some.set()
+        self._full.set()
 
     def _keep(self, batch: _Batch) -> None:
         self._waiting -= batch.count
@@ -230,7 +279,7 @@ class Reports:
     async def _adopt(self, left: Abandoned) -> None:
         try:
             found = await asyncio.to_thread(left.reports)
-            for batch in _batches(_Report(_request_id(payload), payload, None) for payload in found):
+            for batch in _batches(found):
                 while not await self._store(batch):  # noqa: ASYNC110 - the bus says nothing
                     await asyncio.sleep(FIRST_DELAY_S)
         except BaseException:
@@ -245,25 +294,13 @@ def _request_id(payload: bytes) -> str:
     return msgspec.json.decode(payload, type=_Named).request_id
 
 
-def _batches(reports: Iterable[_Report]) -> Iterator[_Batch]:
+def _batches(reports: Iterable[bytes]) -> Iterator[_Batch]:
     """Reports, in their order, in messages within the bounds."""
-    together: list[_Report] = []
-    size = 0
-    for report in reports:
-        more = len(report.payload) + 1
-        if together and (len(together) == BATCH_REPORTS or size + more > BATCH_BYTES):
-            yield _batch(together)
-            together, size = [], 0
-        together.append(report)
-        size += more
-    if together:
-        yield _batch(together)
-
-
-def _batch(reports: list[_Report]) -> _Batch:
-    return _Batch(
-        message_id=reports[0].request_id if len(reports) == 1 else ids.uuid7_text(),
-        payload=join_reports(report.payload for report in reports),
-        count=len(reports),
-        segments=Counter(report.segment for report in reports if report.segment is not None),
-    )
+    gathered = _Gathered()
+    for payload in reports:
+        if not gathered.has_room_for(payload):
+            yield gathered.batch()
+            gathered = _Gathered()
+        gathered.add(_request_id(payload), payload, None)
+    if gathered:
+        yield gathered.batch()
