@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import statistics
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -20,11 +19,10 @@ import httptools
 import uvloop
 from aiohttp import web
 from tests.bench import pinning
-from tests.bench.bench_streams import GAP_MS, RAMP_S, SPARE_S, STREAMS
+from tests.bench.bench_streams import STREAMS, paced
 from tests.bench.pinning import Cores
-from tests.bench.stage import LOAD_WITHIN_S, generator, load, prompt, running_upstream, serving, told
-from tests.bench.stream_load import SETTLE_S
-from tests.bench.upstream import completion, wish
+from tests.bench.stage import load, prompt, running_upstream, serving
+from tests.bench.upstream import completion
 
 MODULE: Final = "tests.bench.bench_reference"
 SECONDS: Final = 1.0
@@ -55,29 +53,19 @@ async def measure(rounds: int) -> dict[str, Any]:
 
 async def _relayed(cores: Cores) -> dict[str, float]:
     """Paced streams through the relay: what each of their events costs it, and how long it takes."""
-    chunks = round((RAMP_S + SETTLE_S + SECONDS + SPARE_S) * 1_000 / GAP_MS)
-    body = prompt(wish(chunks, GAP_MS), stream=True)
-    arguments = ("--streams", str(STREAMS), "--ramp", str(RAMP_S), "--seconds", str(SECONDS))
     async with (
         running_upstream() as (_, upstream),
         serving(MODULE, RELAY, "--to", upstream) as (process, root),
     ):
-        pinning.pin(process.pid, cores.gateway)
+        pid = process.pid
+        pinning.pin(pid, cores.gateway)
         url = f"{root}{urlsplit(upstream).path}/chat/completions"
-        async with (
-            generator("stream_load", url, "none", body, *arguments) as out,
-            asyncio.timeout(LOAD_WITHIN_S),
-        ):
-            await told(out)
-            before = pinning.cpu_s(process.pid)
-            await told(out)
-            used = pinning.cpu_s(process.pid) - before
-            found = json.loads(await told(out))
+        found, before, after = await paced(url, "none", SECONDS, lambda: pinning.cpu_s(pid))
     if set(found["statuses"]) != {"200"}:
         raise RuntimeError(f"a relay that does nothing else ended streams with {found['statuses']}")
     return {
         "events_per_s": round(found["events_per_s"]),
-        "cpu_us": round(used / found["came"] * 1e6, 1),
+        "cpu_us": round((after - before) / found["came"] * 1e6, 1),
         "p50_ms": found["ms"]["p50"],
         "p99_ms": found["ms"]["p99"],
     }

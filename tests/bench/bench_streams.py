@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tests.bench import pinning
 from tests.bench.figures import added
 from tests.bench.length import Length
-from tests.bench.stage import LOAD_WITHIN_S, Stage, prompt, told
+from tests.bench.stage import LOAD_WITHIN_S, Stage, generator, prompt, told
 from tests.bench.stream_load import SETTLE_S
 from tests.bench.upstream import wish
+
+M = TypeVar("M")
 
 SMALL_CHUNKS, SMALL_GAP_MS, SMALL_RATE = 5, 5, 100
 """A sender that waits until its last packet is acknowledged, and a receiver that takes 40 ms for that, show
@@ -103,22 +106,40 @@ async def _paced(stage: Stage, length: Length) -> dict[str, Any]:
 
 async def _many(stage: Stage, url: str, seconds: float) -> tuple[dict[str, Any], tuple[Any, int]]:
     """What was counted; the meters when that began and ended, and the gateway's largest size."""
+    largest = 0
+
+    def look() -> None:
+        nonlocal largest
+        largest = max(largest, pinning.rss_bytes(stage.gateway))
+
+    found, begun, ended = await paced(url, stage.key, seconds, stage.meter, look)
+    return found, ((begun, ended), largest)
+
+
+async def paced(
+    url: str,
+    key: str,
+    seconds: float,
+    measured: Callable[[], M],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], M, M]:
+    """What was counted of many slow streams; what is `measured` when that begins, and when it ends.
+
+    `meanwhile` is called from time to time.
+    """
     chunks = round((RAMP_S + SETTLE_S + seconds + SPARE_S) * 1_000 / GAP_MS)
     arguments = ("--streams", str(STREAMS), "--ramp", str(RAMP_S), "--seconds", str(seconds))
-    largest = 0
-    async with stage.generator(
-        "stream_load", url, prompt(wish(chunks, GAP_MS), stream=True), *arguments
-    ) as out:
-        async with asyncio.timeout(LOAD_WITHIN_S):
-            await told(out)
-            begun = stage.meter()
-            counted = asyncio.create_task(told(out))
-            while not counted.done():
-                largest = max(largest, pinning.rss_bytes(stage.gateway))
-                await asyncio.wait({counted}, timeout=LOOK_S)
-            ended = stage.meter()
-            found: dict[str, Any] = json.loads(await told(out))
-    return found, ((begun, ended), largest)
+    body = prompt(wish(chunks, GAP_MS), stream=True)
+    async with generator("stream_load", url, key, body, *arguments) as out, asyncio.timeout(LOAD_WITHIN_S):
+        await told(out)
+        begun = measured()
+        counted = asyncio.create_task(told(out))
+        while not counted.done():
+            meanwhile()
+            await asyncio.wait({counted}, timeout=LOOK_S)
+        ended = measured()
+        found: dict[str, Any] = json.loads(await told(out))
+    return found, begun, ended
 
 
 def _rounded(value: float) -> float:

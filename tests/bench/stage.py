@@ -92,17 +92,6 @@ class Stage:
         """What a load generator tells. Raises RuntimeError when it fails, TimeoutError."""
         return await load(url, self.key, body, *arguments)
 
-    @asynccontextmanager
-    async def generator(
-        self, module: str, url: str, body: bytes, *arguments: str
-    ) -> AsyncIterator[asyncio.StreamReader]:
-        """A load generator in a process of its own; answers its standard output.
-
-        Raises RuntimeError when it ends with an error.
-        """
-        async with generator(module, url, self.key, body, *arguments) as out:
-            yield out
-
     async def counters(self, name: str, label: str) -> dict[str, float]:
         """A counter of the gateway by its label."""
         async with self.session.get(f"{self.system.url}/metrics") as answer:

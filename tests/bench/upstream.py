@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import re
-import socket
 import time
 from typing import cast
 
@@ -20,11 +19,11 @@ import uvloop
 from tests.bench.pinning import be_prompt
 from tests.bench.wheel import Wheel
 
+from synaxis_gateway.http.listener import Listener
+
 MODEL = "bench-model"
 ANSWER_BYTES = 600
 CHUNK_BYTES = 200
-TAKEN_AT_ONCE = 16
-"""New connections in a round of the loop, of which libuv takes one from each server."""
 STAMP = b"written@"
 """Before the monotonic nanoseconds at which a chunk was written."""
 STAMP_DIGITS = 19
@@ -154,15 +153,10 @@ class Connection(asyncio.Protocol):
 async def serve(port: int) -> None:
     """Serve until cancelled; says its port on standard output."""
     wheel = Wheel()
-    listening = socket.create_server(("127.0.0.1", port))
-    servers = [
-        await asyncio.get_running_loop().create_server(
-            lambda: Connection(wheel), sock=listening.dup(), backlog=2048
-        )
-        for _ in range(TAKEN_AT_ONCE)
-    ]
-    print(listening.getsockname()[1], flush=True)
-    await asyncio.gather(*(server.serve_forever() for server in servers))
+    listener = Listener(lambda: Connection(wheel), lambda: 0)
+    await listener.start("127.0.0.1", port, reuse_port=False)
+    print(listener.port, flush=True)
+    await asyncio.Event().wait()
 
 
 def main() -> None:

@@ -44,6 +44,20 @@ class _Greeter(asyncio.Protocol):
         greeting.write(b"welcome")
 
 
+async def answers_to(clients: list[socket.socket]) -> list[bytes]:
+    """The beginning of what each is told."""
+
+    async def ask(client: socket.socket) -> bytes:
+        reader, writer = await asyncio.open_connection(sock=client)
+        writer.write(b"GET /v1/models HTTP/1.1\r\n\r\n")
+        answer = await reader.read(12)
+        writer.close()
+        return answer
+
+    async with asyncio.timeout(10):
+        return await asyncio.gather(*map(ask, clients))
+
+
 def test_many_connections_are_taken_in_a_few_rounds_of_the_loop() -> None:
     greeted: list[asyncio.Transport] = []
 
@@ -81,16 +95,7 @@ def test_who_comes_beyond_the_room_is_told_so_however_many_come_at_once(
         there = Listener(lambda: _Greeter(served), lambda: len(served))
         await there.start("127.0.0.1", 0, reuse_port=False)
         clients = [socket.create_connection(("127.0.0.1", there.port)) for _ in range(150)]
-
-        async def ask(client: socket.socket) -> bytes:
-            reader, writer = await asyncio.open_connection(sock=client)
-            writer.write(b"GET /v1/models HTTP/1.1\r\n\r\n")
-            answer = await reader.read(12)
-            writer.close()
-            return answer
-
-        async with asyncio.timeout(10):
-            answers = await asyncio.gather(*map(ask, clients))
+        answers = await answers_to(clients)
         there.close()
         return answers
 
@@ -107,15 +112,6 @@ def test_who_has_been_queued_when_the_port_is_closed_is_served() -> None:
         there = Listener(lambda: _Greeter(greeted), lambda: len(greeted))
         await there.start("127.0.0.1", 0, reuse_port=False)
         clients = [socket.create_connection(("127.0.0.1", there.port)) for _ in range(60)]
-        somebody = there.close()
-
-        async def ask(client: socket.socket) -> bytes:
-            reader, writer = await asyncio.open_connection(sock=client)
-            answer = await reader.read(7)
-            writer.close()
-            return answer
-
-        async with asyncio.timeout(10):
-            return somebody, await asyncio.gather(*map(ask, clients)), there.close()
+        return there.close(), await answers_to(clients), there.close()
 
     assert uvloop.run(said()) == (True, [b"welcome"] * 60, False)
